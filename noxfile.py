@@ -97,7 +97,7 @@ def add_plugin_session(plugin: Path) -> None:
         session.run("python", "-m", "pytest", f"plugins/{plugin.name}/tests", *session.posargs)
 
     run_plugin.__doc__ = f"Run the tests of {plugin.name}, installed alone with the core."
-    nox.session(run_plugin, name=f"plugin-{plugin.name}", tags=["plugins"])
+    nox.session(name=f"plugin-{plugin.name}", tags=["plugins"])(run_plugin)
 
 
 for _plugin in PLUGINS:
@@ -187,5 +187,5 @@ def constraints(session: nox.Session) -> None:
     )
     assert isinstance(exported, str)
     if "://" in exported or " @ " in exported:
-        session.error("an exported requirement names an address; constraints.txt holds names and versions only")
+        session.error("an exported requirement names an address; only names and versions belong there")
     CONSTRAINTS.write_text("# Written by `nox -s constraints`. Do not edit.\n" + exported)
