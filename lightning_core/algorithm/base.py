@@ -1,0 +1,137 @@
+"""The algorithm interface: decides what runs with which resources, and learns from it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from lightning_core.adapter.base import TraceAdapter
+from lightning_core.errors import ConfigurationError
+from lightning_core.store.base import LightningStore
+from lightning_core.types import Dataset, NamedResources
+
+if TYPE_CHECKING:
+    from lightning_core.trainer import Trainer
+
+__all__ = ["BaseAlgorithm", "FastAlgorithm"]
+
+
+class BaseAlgorithm(ABC):
+    """Puts rollouts into the store, reads what became of them, and improves the resources.
+
+    The trainer hands over its parts before :meth:`run`. What is to be reported goes through :meth:`log_metrics` and
+    :attr:`best_resources`, and is found again in the ``TrainingResult``.
+    """
+
+    best_resources: NamedResources | None = None
+    """The best resources found so far."""
+
+    _trainer_ref: weakref.ref[Trainer] | None = None
+    _store: LightningStore | None = None
+    _adapter: TraceAdapter[Any] | None = None
+    _llm_proxy: Any = None
+    _initial_resources: NamedResources | None = None
+    _metrics: list[dict[str, Any]] | None = None
+
+    @abstractmethod
+    def run(
+        self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
+    ) -> Awaitable[None] | None:
+        """Run to the end. May be a plain or an async method."""
+
+    def is_async(self) -> bool:
+        """Whether :meth:`run` is a coroutine function. A plain one is run in a thread of its own."""
+        return inspect.iscoroutinefunction(self.run)
+
+    # What the trainer hands over
+
+    def set_trainer(self, trainer: Trainer) -> None:
+        """Remember the trainer, without keeping it alive."""
+        self._trainer_ref = weakref.ref(trainer)
+
+    def get_trainer(self) -> Trainer:
+        """Return the trainer.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        trainer = self._trainer_ref() if self._trainer_ref is not None else None
+        if trainer is None:
+            raise ConfigurationError(f"{type(self).__name__} has no trainer; it is set by Trainer.fit")
+        return trainer
+
+    def set_store(self, store: LightningStore) -> None:
+        """Set the store to work with."""
+        self._store = store
+
+    def get_store(self) -> LightningStore:
+        """Return the store.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        if self._store is None:
+            raise ConfigurationError(f"{type(self).__name__} has no store; it is set by Trainer.fit, or set_store")
+        return self._store
+
+    def set_adapter(self, adapter: TraceAdapter[Any] | None) -> None:
+        """Set the adapter that turns spans into training data."""
+        self._adapter = adapter
+
+    def get_adapter(self) -> TraceAdapter[Any]:
+        """Return the adapter.
+
+        Raises:
+            ConfigurationError: If none was chosen and none is installed.
+        """
+        if self._adapter is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} needs an adapter, and none was chosen. "
+                "pip install lightning-adapter-triplet, or give Trainer(adapter=...)"
+            )
+        return self._adapter
+
+    def set_llm_proxy(self, llm_proxy: Any) -> None:
+        """Set the LLM proxy, or ``None``."""
+        self._llm_proxy = llm_proxy
+
+    def get_llm_proxy(self) -> Any:
+        """Return the LLM proxy, or ``None``."""
+        return self._llm_proxy
+
+    def set_initial_resources(self, resources: NamedResources | None) -> None:
+        """Set the resources that the user starts from."""
+        self._initial_resources = resources
+
+    def get_initial_resources(self) -> NamedResources | None:
+        """Return the resources that the user starts from, or ``None``."""
+        return self._initial_resources
+
+    # What the algorithm reports
+
+    def log_metrics(self, **metrics: Any) -> None:
+        """Add one entry, with the time in seconds since the epoch, to the metrics history.
+
+        Values must be such as JSON holds.
+        """
+        if self._metrics is None:
+            self._metrics = []
+        self._metrics.append({"time": time.time(), **metrics})
+
+    @property
+    def metrics_history(self) -> list[dict[str, Any]]:
+        """What was logged so far, oldest first."""
+        return list(self._metrics or [])
+
+    def reset(self) -> None:
+        """Forget metrics and best resources, so that the same object can serve another ``fit``."""
+        self._metrics = None
+        self.best_resources = None
+
+
+class FastAlgorithm(BaseAlgorithm, ABC):
+    """An algorithm that is quick and needs no special hardware, such as ``Trainer.dev`` asks for."""

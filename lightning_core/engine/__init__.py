@@ -1,0 +1,9 @@
+"""Engines: serve a model behind an OpenAI-compatible endpoint."""
+
+from lightning_core._lazy import lazy_module
+
+__getattr__, __dir__, __all__ = lazy_module(
+    __name__,
+    {"BaseEngine": "lightning_core.engine.base", "EngineCapabilities": "lightning_core.engine.base"},
+    plugins={"LlamaCppEngine": ("lightning_engine_llamacpp", "lightning-engine-llamacpp")},
+)

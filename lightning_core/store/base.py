@@ -1,0 +1,423 @@
+"""The store contract: the one place where algorithms and runners meet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from opentelemetry.sdk.trace import ReadableSpan
+from pydantic import ConfigDict, Field
+
+from lightning_core.types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    NamedResources,
+    ResourcesUpdate,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    RolloutV2,
+    Run,
+    Span,
+    TaskInput,
+    Worker,
+)
+from lightning_core.types._model import Model
+
+__all__ = [
+    "UNSET",
+    "EnqueueRequest",
+    "LightningStore",
+    "StoreCapabilities",
+    "StoreStatistics",
+    "Unset",
+]
+
+T = TypeVar("T")
+
+
+class Unset(Enum):
+    """Type of :data:`UNSET`."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+"""The default of update arguments: leave the field as it is (``None`` is a value)."""
+
+Maybe: TypeAlias = T | Literal[Unset.UNSET]
+
+
+@dataclass(frozen=True)
+class StoreCapabilities:
+    """What a store can do beyond the contract that all keep.
+
+    Attributes:
+        durable: Acknowledged writes survive the death of the process.
+        processes: Several processes may open the same data at once.
+        python_values: Inputs and metadata may hold any Python value; otherwise JSON values only.
+    """
+
+    durable: bool = False
+    processes: bool = False
+    python_values: bool = False
+
+
+class EnqueueRequest(Model):
+    """One rollout to enqueue; the fields are the arguments of :meth:`LightningStore.enqueue_rollout`."""
+
+    model_config = ConfigDict(defer_build=True, extra="forbid")
+
+    input: TaskInput
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
+    config: RolloutConfig = Field(default_factory=RolloutConfig)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    run_id: str | None = None
+    idempotency_key: str | None = None
+
+
+class StoreStatistics(Model):
+    """How much a store holds."""
+
+    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict)
+    attempts: int = 0
+    spans: int = 0
+    resources: int = 0
+    workers: int = 0
+    runs: int = 0
+
+
+class LightningStore(ABC):
+    """Keeps rollouts, their attempts and spans, resources, workers and runs.
+
+    What every store promises, and ``lightning_core.testing.StoreConformance`` checks:
+
+    * Final states absorb: a rollout that ``succeeded``, ``failed`` or was ``cancelled`` keeps that status, whoever
+      reports late.
+    * A dequeued attempt holds a lease, renewed by its spans and heartbeats. When the lease or the attempt's time
+      limit runs out, the rollout is retried or fails, as its ``RolloutConfig`` says.
+    * Writes are idempotent: a span is keyed by (rollout, attempt, span id), an enqueue by its idempotency key.
+    * Spans of an attempt are ordered by ``sequence_id``, strictly increasing, drawn when a span is first written.
+    * Nothing returned aliases stored state, nor does the store keep what it was given.
+    * Waiting is event-driven. A store object may be used from several threads and event loops at once.
+
+    The rules themselves are pure functions in ``lightning_core.store.lifecycle``; a store only persists. Times are
+    seconds since the epoch, durations seconds.
+    """
+
+    capabilities: ClassVar[StoreCapabilities] = StoreCapabilities()
+
+    @property
+    def location(self) -> str:
+        """Where the data are, as a specification that opens them again, or ``"memory"``."""
+        return "memory"
+
+    # Putting work in
+
+    @abstractmethod
+    async def start_rollout(
+        self,
+        input: TaskInput,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        worker_id: str | None = None,
+    ) -> AttemptedRollout:
+        """Create a rollout and its first attempt at once, without passing the queue."""
+
+    async def enqueue_rollout(
+        self,
+        input: TaskInput,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RolloutV2:
+        """Put one rollout at the end of the queue.
+
+        Args:
+            input: The task; a store without ``python_values`` takes JSON values only.
+            mode: Why it runs.
+            resources_id: The resources to use; ``None`` for the latest at the time it runs.
+            config: Limits and retries.
+            metadata: Anything worth keeping with the rollout.
+            run_id: The run that it belongs to.
+            idempotency_key: A second call with the same key returns the first one's rollout.
+
+        Raises:
+            UnserializableValueError: If the store cannot keep ``input`` or ``metadata``.
+        """
+        request = EnqueueRequest.trusted(
+            {
+                "input": input,
+                "mode": mode,
+                "resources_id": resources_id,
+                "config": config or RolloutConfig(),
+                "metadata": metadata or {},
+                "run_id": run_id,
+                "idempotency_key": idempotency_key,
+            }
+        )
+        return (await self.enqueue_rollouts([request]))[0]
+
+    @abstractmethod
+    async def enqueue_rollouts(self, requests: Sequence[EnqueueRequest]) -> list[RolloutV2]:
+        """Put several rollouts at the end of the queue, all or none, and return them in the same order."""
+
+    # Taking work out
+
+    async def dequeue_rollout(
+        self, worker_id: str | None = None, *, run_id: str | None = None
+    ) -> AttemptedRollout | None:
+        """Take the oldest queued rollout and begin an attempt; ``None`` if the queue is empty."""
+        rollouts = await self.dequeue_rollouts(1, worker_id, run_id=run_id)
+        return rollouts[0] if rollouts else None
+
+    @abstractmethod
+    async def dequeue_rollouts(
+        self, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, *, run_id: str | None = None
+    ) -> list[AttemptedRollout]:
+        """Take up to ``limit`` queued rollouts, oldest first, and begin an attempt of each.
+
+        Args:
+            limit: The most to take.
+            worker_id: Who will run them.
+            wait: How long to wait, in seconds, while the queue is empty. Returns as soon as there is work.
+            run_id: Take only rollouts of this run.
+        """
+
+    @abstractmethod
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+        """Begin a new attempt of a rollout that has not ended; a live one is superseded.
+
+        Raises:
+            UnknownRolloutError: If there is no such rollout.
+            FinalRolloutError: If it has ended.
+        """
+
+    # Spans
+
+    async def add_span(self, span: Span) -> Span:
+        """Store one span and return it as stored; see :meth:`add_spans`."""
+        await self.add_spans([span])
+        stored = await self.query_spans(span.rollout_id, span.attempt_id, span_id=span.span_id)
+        return stored[0]
+
+    @abstractmethod
+    async def add_spans(self, spans: Sequence[Span]) -> int:
+        """Store spans, which may be of several attempts; all or none.
+
+        A span whose (rollout, attempt, span id) is stored already changes nothing. A ``sequence_id`` of 0 is drawn
+        here, in the order given. A span is a sign of life of its attempt. Spans of superseded or ended attempts
+        are kept under these.
+
+        Returns:
+            How many spans were new.
+
+        Raises:
+            UnknownRolloutError, UnknownAttemptError: If a span belongs to nothing in the store.
+            SpanConflictError: If another span of the attempt has the given ``sequence_id``.
+        """
+
+    async def add_otel_span(
+        self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
+    ) -> Span:
+        """Store a span of the OpenTelemetry SDK and return it as stored; see :meth:`add_spans`."""
+        return await self.add_span(
+            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+        )
+
+    @abstractmethod
+    async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
+        """Reserve the attempt's next sequence id, for a caller that must know it before the span is written."""
+
+    # Reading
+
+    @abstractmethod
+    async def query_rollouts(
+        self,
+        *,
+        rollout_ids: Sequence[str] | None = None,
+        status: Sequence[RolloutStatus] | None = None,
+        mode: RolloutMode | None = None,
+        run_id: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RolloutV2]:
+        """Return the rollouts that pass every given filter, in the order in which they were created.
+
+        Args:
+            rollout_ids: Only these.
+            status: Only those in one of these statuses.
+            mode: Only those of this mode.
+            run_id: Only those of this run.
+            descending: Newest first.
+            limit: The most to return.
+            offset: How many to skip.
+        """
+
+    @abstractmethod
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        status: Sequence[AttemptStatus] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Attempt]:
+        """Return a rollout's attempts in order; an unknown rollout has none."""
+
+    @abstractmethod
+    async def query_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"] | None = None,
+        *,
+        name: str | None = None,
+        span_id: str | None = None,
+        trace_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Span]:
+        """Return spans ordered by attempt, then ``sequence_id``.
+
+        Args:
+            rollout_id: Whose; an unknown rollout has none.
+            attempt_id: Of one attempt; ``"latest"`` means the latest, even when it has no span yet; ``None`` all.
+            name: Only spans of this name.
+            span_id: Only the span of this id.
+            trace_id: Only spans of this trace.
+            limit: The most to return.
+            offset: How many to skip.
+        """
+
+    @abstractmethod
+    async def get_rollout_by_id(self, rollout_id: str) -> RolloutV2 | None:
+        """Return the rollout, or ``None``."""
+
+    @abstractmethod
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
+        """Return the rollout's latest attempt, or ``None``."""
+
+    # Reporting
+
+    @abstractmethod
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: Maybe[TaskInput] = UNSET,
+        mode: Maybe[RolloutMode | None] = UNSET,
+        resources_id: Maybe[str | None] = UNSET,
+        status: Maybe[RolloutStatus] = UNSET,
+        config: Maybe[RolloutConfig] = UNSET,
+        metadata: Maybe[dict[str, Any]] = UNSET,
+    ) -> RolloutV2:
+        """Change fields of a rollout; ``metadata`` is merged into what is there.
+
+        A final ``status`` ends the live attempt too, and ``queuing`` or ``requeuing`` takes it back to the end of the
+        queue. A ``status`` for a rollout that is final already changes nothing.
+
+        Raises:
+            UnknownRolloutError: If there is no such rollout.
+            FinalRolloutError: If it has ended and another field than ``status`` or ``metadata`` is given.
+            InvalidTransitionError: If ``status`` is ``preparing`` or ``running`` without a live attempt.
+        """
+
+    @abstractmethod
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"],
+        status: Maybe[AttemptStatus] = UNSET,
+        worker_id: Maybe[str | None] = UNSET,
+        last_heartbeat_time: Maybe[float] = UNSET,
+        metadata: Maybe[dict[str, Any]] = UNSET,
+    ) -> Attempt:
+        """Report on an attempt; ``metadata`` is merged into what is there.
+
+        A status that ends the attempt ends, retries or fails its rollout. What is reported of a superseded attempt
+        is kept there and not counted.
+
+        Raises:
+            UnknownRolloutError, UnknownAttemptError: If there is no such rollout or attempt.
+        """
+
+    @abstractmethod
+    async def renew_leases(self, worker_id: str, attempts: Sequence[tuple[str, str]]) -> list[str]:
+        """Heartbeat of a worker: renew the leases of its attempts, each a (rollout id, attempt id).
+
+        Returns:
+            The ids of those attempts that are not live any more, whose work the worker should drop.
+        """
+
+    # Resources
+
+    @abstractmethod
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        """Store resources under a new id and make them the latest."""
+
+    @abstractmethod
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        """Store resources under ``resources_id``, as its next version, and make them the latest."""
+
+    @abstractmethod
+    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
+        """Return the newest version of these resources, or ``None``."""
+
+    @abstractmethod
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
+        """Return the resources that were added or updated last, or ``None``."""
+
+    # Waiting
+
+    @abstractmethod
+    async def wait_for_rollouts(
+        self, *, rollout_ids: Sequence[str], timeout: float | None = None
+    ) -> list[RolloutV2]:
+        """Wait until all of these rollouts are final, or ``timeout`` seconds have passed.
+
+        Returns:
+            Those that are final, in the order of ``rollout_ids``. ``timeout=0`` returns at once.
+
+        Raises:
+            UnknownRolloutError: If one of them is not in the store.
+        """
+
+    # Workers, runs, the store itself
+
+    @abstractmethod
+    async def update_worker(
+        self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None
+    ) -> Worker:
+        """Record a sign of life of a worker, registering it if it is new."""
+
+    @abstractmethod
+    async def query_workers(self) -> list[Worker]:
+        """Return the known workers: ``busy`` with a live attempt, ``idle``, or ``unknown`` after 60 s of silence."""
+
+    @abstractmethod
+    async def save_run(self, run: Run) -> None:
+        """Store a run, replacing what was stored of the same id."""
+
+    @abstractmethod
+    async def query_runs(self, run_id: str | None = None) -> list[Run]:
+        """Return the runs, oldest first, or the one of this id."""
+
+    @abstractmethod
+    async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:
+        """Count what is in the store; with ``run_id``, rollouts of that run only."""
+
+    async def close(self) -> None:  # noqa: B027 - closing is optional
+        """Release what the store holds. Calls after this raise ``StoreClosedError``."""

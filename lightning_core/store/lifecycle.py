@@ -1,0 +1,213 @@
+"""The rules of rollouts and attempts, as pure functions. No store decides any of this again.
+
+A rollout waits in the queue (``queuing``, ``requeuing``), is worked on (``preparing``, ``running``) or is final
+(``succeeded``, ``failed``, ``cancelled``). An attempt is live (``preparing``, ``running``), ``unresponsive``, or ended
+for good. Functions take values and return new values; they change nothing. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lightning_core.errors import FinalRolloutError, InvalidTransitionError
+from lightning_core.types import Attempt, AttemptStatus, RolloutConfig, RolloutStatus, RolloutV2
+
+__all__ = [
+    "DEFAULT_LEASE_SECONDS",
+    "LIVE_ATTEMPT_STATUSES",
+    "QUEUED_STATUSES",
+    "WORKER_SILENCE_SECONDS",
+    "Change",
+    "begin_attempt",
+    "deadline",
+    "expire",
+    "is_live",
+    "is_queued",
+    "report_attempt",
+    "report_rollout",
+    "sign_of_life",
+]
+
+DEFAULT_LEASE_SECONDS = 60.0
+WORKER_SILENCE_SECONDS = 60.0
+
+QUEUED_STATUSES: frozenset[RolloutStatus] = frozenset({"queuing", "requeuing"})
+LIVE_ATTEMPT_STATUSES: frozenset[AttemptStatus] = frozenset({"preparing", "running"})
+
+
+class Change(NamedTuple):
+    """A rollout and its attempt after an event; either may be what it was."""
+
+    rollout: RolloutV2
+    attempt: Attempt
+
+
+def is_queued(rollout: RolloutV2) -> bool:
+    """Whether a worker may take the rollout."""
+    return rollout.status in QUEUED_STATUSES
+
+
+def is_live(attempt: Attempt) -> bool:
+    """Whether the attempt holds a lease."""
+    return attempt.status in LIVE_ATTEMPT_STATUSES
+
+
+def deadline(config: RolloutConfig, attempt: Attempt) -> tuple[float, AttemptStatus]:
+    """Return when a live attempt expires unless it shows a sign of life, and what it becomes then."""
+    lease = config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
+    silent_since = attempt.start_time if attempt.last_heartbeat_time is None else attempt.last_heartbeat_time
+    expiry = silent_since + lease
+    if config.timeout_seconds is not None:
+        limit = attempt.start_time + config.timeout_seconds
+        if limit <= expiry:
+            return limit, "timeout"
+    return expiry, "unresponsive"
+
+
+def begin_attempt(
+    rollout: RolloutV2, previous: Attempt | None, attempt_id: str, worker_id: str | None, now: float
+) -> tuple[Change, Attempt | None]:
+    """Begin the next attempt of a rollout.
+
+    Returns:
+        The change, and the previous attempt if this one supersedes it while it was live.
+
+    Raises:
+        FinalRolloutError: If the rollout has ended.
+    """
+    if rollout.is_final:
+        raise FinalRolloutError(
+            f"rollout {rollout.rollout_id!r} has ended ({rollout.status}): no new attempt can begin; "
+            "enqueue the task again instead"
+        )
+    superseded = None
+    if previous is not None and is_live(previous):
+        superseded = _ended(previous, "cancelled", now, {"reason": "superseded"})
+    attempt = Attempt.trusted(
+        {
+            "rollout_id": rollout.rollout_id,
+            "attempt_id": attempt_id,
+            "sequence_id": previous.sequence_id + 1 if previous is not None else 1,
+            "start_time": now,
+            "end_time": None,
+            "status": "preparing",
+            "worker_id": worker_id,
+            "last_heartbeat_time": None,
+            "metadata": {},
+        }
+    )
+    return Change(rollout.replace(status="preparing"), attempt), superseded
+
+
+def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: float) -> Change:
+    """A span or a heartbeat of the attempt has arrived: renew its lease.
+
+    An ``unresponsive`` attempt comes back to life while its rollout is not final and no newer attempt exists. Other
+    ended attempts stay as they are, and so does a superseded one.
+    """
+    revivable = attempt.status == "unresponsive" and not rollout.is_final
+    if not is_latest or not (is_live(attempt) or revivable):
+        return Change(rollout, attempt)
+    # A clock that jumps back must not shorten the lease.
+    seen = max(now, attempt.last_heartbeat_time or now)
+    attempt = attempt.replace(status="running", end_time=None, last_heartbeat_time=seen)
+    if rollout.status != "running":
+        rollout = rollout.replace(status="running")
+    return Change(rollout, attempt)
+
+
+def expire(rollout: RolloutV2, attempt: Attempt, now: float) -> Change | None:
+    """End a live attempt whose lease or time limit has run out; ``None`` if it has not."""
+    if not is_live(attempt):
+        return None
+    due, status = deadline(rollout.config, attempt)
+    if now < due:
+        return None
+    if status == "timeout":
+        detail = f"the attempt ran longer than timeout_seconds={rollout.config.timeout_seconds:g}"
+    else:
+        lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
+        detail = f"no span or heartbeat for {lease:g} s: the worker is stuck or gone"
+    return _end(rollout, attempt, status, now, {"reason": status, "detail": detail})
+
+
+def report_attempt(
+    rollout: RolloutV2,
+    attempt: Attempt,
+    status: AttemptStatus,
+    *,
+    is_latest: bool,
+    now: float,
+    metadata: dict[str, Any] | None = None,
+) -> Change:
+    """Somebody reports the attempt's status.
+
+    Only the latest attempt of a rollout that is not final counts. An attempt that has ended for good stays as it
+    is; an ``unresponsive`` one may still report its end, since its work was done and nobody has begun it again.
+    ``metadata`` is kept in every case.
+    """
+    if metadata:
+        attempt = attempt.replace(metadata=attempt.metadata | metadata)
+    if status in LIVE_ATTEMPT_STATUSES:
+        change = sign_of_life(rollout, attempt, is_latest=is_latest, now=now)
+        if status == "preparing" and change.attempt is not attempt:
+            # Preparing is no step back for an attempt that runs already.
+            before = attempt.status if attempt.status == "running" else "preparing"
+            running = before == "running"
+            return Change(
+                change.rollout if running else change.rollout.replace(status="preparing"),
+                change.attempt.replace(status=before),
+            )
+        return change
+    reportable = is_live(attempt) or attempt.status == "unresponsive"
+    if rollout.is_final or not is_latest or not reportable:
+        return Change(rollout, attempt)
+    return _end(rollout, attempt, status, now, {})
+
+
+def report_rollout(
+    rollout: RolloutV2, latest: Attempt | None, status: RolloutStatus, now: float
+) -> tuple[RolloutV2, Attempt | None]:
+    """Somebody sets the rollout's status; the latest attempt follows.
+
+    Raises:
+        InvalidTransitionError: If a rollout without a live attempt is said to be worked on.
+    """
+    if rollout.is_final or status == rollout.status:
+        return rollout, latest
+    live = latest is not None and is_live(latest)
+    if status in ("preparing", "running"):
+        if latest is None or not live:
+            raise InvalidTransitionError(
+                f"rollout {rollout.rollout_id!r} is {rollout.status} and has no live attempt, so it cannot be "
+                f"{status}: call start_attempt or dequeue it"
+            )
+        return rollout.replace(status=status), latest.replace(status=status)
+    if status in QUEUED_STATUSES:
+        if latest is not None and live:
+            latest = _ended(latest, "cancelled", now, {"reason": "requeued"})
+        return rollout.replace(status=status if latest is None else "requeuing"), latest
+    if latest is not None and live:
+        ending: AttemptStatus = (
+            "succeeded" if status == "succeeded" else "failed" if status == "failed" else "cancelled"
+        )
+        latest = _ended(latest, ending, now, {})
+    return rollout.replace(status=status, end_time=now), latest
+
+
+def _ended(attempt: Attempt, status: AttemptStatus, now: float, metadata: dict[str, Any]) -> Attempt:
+    return attempt.replace(
+        status=status, end_time=now, metadata=attempt.metadata | metadata if metadata else attempt.metadata
+    )
+
+
+def _end(
+    rollout: RolloutV2, attempt: Attempt, status: AttemptStatus, now: float, metadata: dict[str, Any]
+) -> Change:
+    attempt = _ended(attempt, status, now, metadata)
+    if status == "succeeded" or status == "cancelled":
+        return Change(rollout.replace(status=status, end_time=now), attempt)
+    config = rollout.config
+    if status in config.retry_condition and attempt.sequence_id < config.max_attempts:
+        return Change(rollout.replace(status="requeuing"), attempt)
+    return Change(rollout.replace(status="failed", end_time=now), attempt)

@@ -1,0 +1,40 @@
+"""The tracer without instrumentation: it records what the emitters emit, and nothing else."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from lightning_core.store.base import LightningStore
+from lightning_core.tracer.base import BaseTracer
+from lightning_core.tracer.capture import (
+    LightningSpanProcessor,
+    SpanRouter,
+    TraceContext,
+    last_trace,
+    private_provider,
+)
+
+__all__ = ["DummyTracer"]
+
+
+class DummyTracer(BaseTracer):
+    """Records emitted rewards, messages, objects, annotations and exceptions. Needs no set-up and touches nothing."""
+
+    def __init__(self) -> None:
+        self._tracer = private_provider(SpanRouter()).get_tracer("lightning_core")
+
+    def trace_context(
+        self,
+        name: str | None = None,
+        *,
+        store: LightningStore | None = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+    ) -> TraceContext:
+        """Open a trace; see :meth:`BaseTracer.trace_context`. The name is not used, since there is no root span."""
+        return TraceContext(LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer))
+
+    def get_last_trace(self) -> list[ReadableSpan]:
+        """Return the spans of the trace that was opened last in the current context."""
+        trace = last_trace()
+        return trace.spans if trace is not None else []

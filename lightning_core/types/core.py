@@ -1,0 +1,323 @@
+"""Rollouts, attempts, tasks, workers, runs, and the ``Hook`` that follows their lifecycle."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+
+from opentelemetry.sdk.trace import ReadableSpan
+from pydantic import ConfigDict, Field, model_validator
+
+from ._model import Model, copy_value
+from .tracing import Span
+
+if TYPE_CHECKING:
+    from lightning_core.litagent import LitAgent
+    from lightning_core.runner.base import BaseRunner
+    from lightning_core.tracer.base import BaseTracer
+
+__all__ = [
+    "FINAL_ROLLOUT_STATUSES",
+    "Attempt",
+    "AttemptStatus",
+    "AttemptedRollout",
+    "Dataset",
+    "GenericResponse",
+    "Hook",
+    "ParallelWorkerBase",
+    "Rollout",
+    "RolloutConfig",
+    "RolloutMode",
+    "RolloutRawResult",
+    "RolloutRawResultV2",
+    "RolloutStatus",
+    "RolloutV2",
+    "Run",
+    "RunStatus",
+    "Task",
+    "TaskInput",
+    "Triplet",
+    "Worker",
+    "WorkerStatus",
+]
+
+T_co = TypeVar("T_co", covariant=True)
+
+TaskInput: TypeAlias = Any
+"""What an agent is asked to do: one item of a dataset. Stores that persist accept JSON values."""
+
+RolloutMode = Literal["train", "val", "test"]
+"""Why the rollout runs: to learn from it, to validate, or to test."""
+
+RolloutStatus = Literal["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
+"""``failed``, ``succeeded`` and ``cancelled`` are final."""
+
+AttemptStatus = Literal["preparing", "running", "failed", "succeeded", "unresponsive", "timeout", "cancelled"]
+"""Only ``preparing`` and ``running`` are live; an ``unresponsive`` attempt may come back to life."""
+
+WorkerStatus = Literal["idle", "busy", "unknown"]
+RunStatus = Literal["running", "succeeded", "failed", "cancelled"]
+
+FINAL_ROLLOUT_STATUSES: frozenset[RolloutStatus] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:16]}"
+
+
+class RolloutConfig(Model):
+    """Limits and retries of one rollout.
+
+    Attributes:
+        timeout_seconds: Longest run time of an attempt, in seconds; ``None`` for no limit.
+        unresponsive_seconds: Length of an attempt's lease, in seconds. Spans and heartbeats renew it; when it
+            runs out the attempt is ``unresponsive``. ``None`` for the store's default of 60 seconds.
+        max_attempts: How often the rollout may be tried in all; at least 1.
+        retry_condition: Which attempt endings are worth another attempt, while ``max_attempts`` allows one.
+    """
+
+    model_config = ConfigDict(defer_build=True, extra="forbid")
+
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    unresponsive_seconds: float | None = Field(default=None, gt=0)
+    max_attempts: int = Field(default=1, ge=1)
+    retry_condition: list[AttemptStatus] = Field(
+        default_factory=lambda: ["failed", "timeout", "unresponsive"]
+    )
+
+
+class Attempt(Model):
+    """One try at a rollout.
+
+    Times are seconds since the epoch. ``sequence_id`` counts the attempts of a rollout from 1.
+    """
+
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int
+    start_time: float
+    end_time: float | None = None
+    status: AttemptStatus = "preparing"
+    worker_id: str | None = None
+    last_heartbeat_time: float | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def detached(self) -> Attempt:
+        """Return a copy that shares no mutable part with this attempt."""
+        return self.replace(metadata=copy_value(self.metadata))
+
+
+class RolloutV2(Model):
+    """A rollout: one task, put through an agent, in as many attempts as its config allows.
+
+    Times are seconds since the epoch. ``run_id`` names the training run that enqueued it.
+    """
+
+    rollout_id: str
+    input: TaskInput
+    start_time: float
+    end_time: float | None = None
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
+    status: RolloutStatus = "queuing"
+    config: RolloutConfig = Field(default_factory=RolloutConfig)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    run_id: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the rollout has ended for good."""
+        return self.status in FINAL_ROLLOUT_STATUSES
+
+    def _detached_values(self) -> dict[str, Any]:
+        config = self.config
+        return self.__dict__ | {
+            "input": copy_value(self.input),
+            "metadata": copy_value(self.metadata),
+            "config": config.replace(retry_condition=list(config.retry_condition)),
+        }
+
+    def detached(self) -> RolloutV2:
+        """Return a copy that shares no mutable part with this rollout."""
+        return self.trusted(self._detached_values())
+
+    def with_attempt(self, attempt: Attempt) -> AttemptedRollout:
+        """Return a copy along with a copy of ``attempt``, which must be one of this rollout's."""
+        return AttemptedRollout.trusted(self._detached_values() | {"attempt": attempt.detached()})
+
+
+class AttemptedRollout(RolloutV2):
+    """A rollout along with its active attempt.
+
+    Raises:
+        pydantic.ValidationError: If the attempt belongs to another rollout.
+    """
+
+    attempt: Attempt
+
+    @model_validator(mode="after")
+    def _own_attempt(self) -> AttemptedRollout:
+        if self.attempt.rollout_id != self.rollout_id:
+            raise ValueError(
+                f"attempt {self.attempt.attempt_id!r} belongs to rollout {self.attempt.rollout_id!r}, "
+                f"not to {self.rollout_id!r}"
+            )
+        return self
+
+
+class Triplet(Model):
+    """One turn of a trajectory: what the model was given, what it said, and what that was worth."""
+
+    prompt: Any
+    response: Any
+    reward: float | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Task(Model):
+    """A v0.1 rollout request, as a server hands it to a client. Times are seconds since the epoch."""
+
+    rollout_id: str
+    input: TaskInput
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
+    create_time: float | None = None
+    last_claim_time: float | None = None
+    num_claims: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Rollout(Model):
+    """A v0.1 rollout report, as a client posts it to a server."""
+
+    rollout_id: str
+    task: Task | None = None
+    final_reward: float | None = None
+    triplets: list[Triplet] | None = None
+    trace: list[dict[str, Any]] | None = Field(
+        default=None, description="Spans as JSON objects, in the order in which they ended."
+    )
+    logs: list[str] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+RolloutRawResult: TypeAlias = (
+    "None | float | list[Triplet] | list[dict[str, Any]] | list[ReadableSpan] | Rollout"
+)
+"""What a v0.1 agent may return."""
+
+RolloutRawResultV2: TypeAlias = "None | float | list[ReadableSpan] | list[Span]"
+"""What an agent may return: nothing (its spans tell), a reward, or spans of its own."""
+
+
+class GenericResponse(Model):
+    """A plain answer of a v0.1 server."""
+
+    status: str = "success"
+    message: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class Worker(Model):
+    """A process or thread that runs rollouts. Times are seconds since the epoch."""
+
+    worker_id: str
+    status: WorkerStatus = "unknown"
+    last_heartbeat_time: float | None = None
+    current_rollout_id: str | None = None
+    current_attempt_id: str | None = None
+    heartbeat_stats: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run(Model):
+    """One call of ``Trainer.fit``, as its store keeps it. Times are seconds since the epoch.
+
+    Attributes:
+        settings: Names and settings of the parts that were used, without secrets.
+        result: The ``TrainingResult`` as JSON, once there is one.
+    """
+
+    run_id: str = Field(default_factory=lambda: _new_id("run"))
+    status: RunStatus = "running"
+    start_time: float = Field(default_factory=time.time)
+    end_time: float | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class Dataset(Protocol[T_co]):
+    """Anything with a length and item access; a plain list will do."""
+
+    def __getitem__(self, index: int, /) -> T_co:
+        """Return the item at ``index``."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many items there are."""
+        ...
+
+
+class ParallelWorkerBase:
+    """The life of an object that works in parallel.
+
+    ``init`` in the main process, ``init_worker`` in each worker, ``run`` there, then ``teardown_worker`` in each
+    worker and ``teardown`` in the main process. All of them do nothing unless a subclass says otherwise.
+    """
+
+    worker_id: int | None = None
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare the object in the main process."""
+
+    def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Prepare the object in the worker that has this number."""
+        self.worker_id = worker_id
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work."""
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Clean up in the worker."""
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Clean up in the main process."""
+
+
+class Hook(ParallelWorkerBase):
+    """Follows the lifecycle of rollouts. Override any of the four events; all of them are async.
+
+    The runner awaits the hooks of an event one after another. A hook that fails is logged, and changes neither
+    the rollout nor the other hooks. Every start has its end, also after an error or a cancellation.
+    """
+
+    async def on_rollout_start(
+        self, *, agent: LitAgent[Any], runner: BaseRunner[Any], rollout: RolloutV2
+    ) -> None:
+        """Called before an attempt begins, once its resources are known.
+
+        Raises:
+            VetoRollout: To end the rollout as ``cancelled``, for instance when a budget is spent.
+        """
+
+    async def on_trace_start(
+        self, *, agent: LitAgent[Any], runner: BaseRunner[Any], tracer: BaseTracer, rollout: RolloutV2
+    ) -> None:
+        """Called when the trace context is open and the agent has not started."""
+
+    async def on_trace_end(
+        self, *, agent: LitAgent[Any], runner: BaseRunner[Any], tracer: BaseTracer, rollout: RolloutV2
+    ) -> None:
+        """Called when the agent has ended and the trace context is still open."""
+
+    async def on_rollout_end(
+        self,
+        *,
+        agent: LitAgent[Any],
+        runner: BaseRunner[Any],
+        rollout: RolloutV2,
+        spans: Sequence[ReadableSpan] | Sequence[Span],
+    ) -> None:
+        """Called when the attempt has ended, with the spans that are in the store by then."""
