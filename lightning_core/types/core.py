@@ -112,7 +112,8 @@ class Attempt(Model):
 class RolloutV2(Model):
     """A rollout: one task, put through an agent, in as many attempts as its config allows.
 
-    Times are seconds since the epoch. ``run_id`` names the training run that enqueued it.
+    Times are seconds since the epoch. ``run_id`` names the training run that enqueued it, and
+    ``idempotency_key`` is the enqueuer's own name for it, which makes a repeated enqueue harmless.
     """
 
     rollout_id: str
@@ -125,6 +126,7 @@ class RolloutV2(Model):
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: dict[str, Any] = Field(default_factory=dict)
     run_id: str | None = None
+    idempotency_key: str | None = None
 
     @property
     def is_final(self) -> bool:
