@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -280,10 +280,7 @@ class InMemoryLightningStore(LightningStore):
                 if wanted and span.span_id not in attempt.spans:
                     holder = claimed.setdefault((span.attempt_id, wanted), span.span_id)
                     if wanted in attempt.sequence_ids or holder != span.span_id:
-                        raise SpanConflictError(
-                            f"span {span.span_id!r} claims sequence id {wanted} of attempt {span.attempt_id!r}, "
-                            "which another span has; leave it at 0 to have one drawn"
-                        )
+                        raise _conflict(span)
             new = 0
             signs: dict[str, tuple[_RolloutEntry, _AttemptEntry]] = {}
             for span, (entry, attempt) in zip(spans, entries, strict=True):
@@ -295,24 +292,30 @@ class InMemoryLightningStore(LightningStore):
                 self._sign_of_life(entry, attempt, now)
             return new
 
+    async def add_span(self, span: Span) -> Span:
+        """Store one span and return it as stored; see the contract."""
+        return self._add_one(span.detached())
+
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span:
-        """Store a span of the OpenTelemetry SDK; see the contract."""
-        span = Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+        """Store a span of the OpenTelemetry SDK and return it as stored; see the contract."""
+        return self._add_one(
+            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+        )
+
+    def _add_one(self, span: Span) -> Span:
         with self._lock:
             now = self._enter()
-            entry, attempt = self._attempt(rollout_id, attempt_id)
+            entry, attempt = self._attempt(span.rollout_id, span.attempt_id)
             stored = attempt.spans.get(span.span_id)
             if stored is None:
                 if span.sequence_id in attempt.sequence_ids:
-                    raise SpanConflictError(
-                        f"span {span.span_id!r} claims sequence id {sequence_id} of attempt {attempt_id!r}, "
-                        "which another span has; leave it out to have one drawn"
-                    )
+                    raise _conflict(span)
                 stored = self._add(attempt, span)
             self._sign_of_life(entry, attempt, now)
-            return stored.detached()
+        # A stored span is never changed, so it can be copied outside the lock.
+        return stored.detached()
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve the attempt's next sequence id."""
@@ -844,7 +847,14 @@ class InMemoryLightningStore(LightningStore):
 
 
 def _new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:16]}"
+    return f"{prefix}-{os.urandom(8).hex()}"
+
+
+def _conflict(span: Span) -> SpanConflictError:
+    return SpanConflictError(
+        f"span {span.span_id!r} claims sequence id {span.sequence_id} of attempt {span.attempt_id!r}, "
+        "which another span has; leave it at 0 to have one drawn"
+    )
 
 
 def _new_rollout(request: EnqueueRequest, now: float) -> RolloutV2:

@@ -7,7 +7,21 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-_set = object.__setattr__
+# Pydantic keeps an instance's state in these slots.
+_new: Any = object.__new__
+_set_dict = object.__setattr__
+_set_fields: Any = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra: Any = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private: Any = BaseModel.__dict__["__pydantic_private__"].__set__
+
+# All fields are always set, so instances of a class can share the set that says so.
+_field_names: dict[type[BaseModel], set[str]] = {}
+
+
+def _name_fields(cls: type[BaseModel]) -> set[str]:
+    return _field_names.setdefault(cls, set(cls.model_fields))
+
+
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
@@ -23,11 +37,11 @@ class Model(BaseModel):
         Stores and span capture are the hot path: this is ``model_construct`` without its per-field bookkeeping, at
         a fifth of the cost. Models with private attributes or a post-init must not use it.
         """
-        model = cls.__new__(cls)
-        _set(model, "__dict__", values)
-        _set(model, "__pydantic_fields_set__", set(values))
-        _set(model, "__pydantic_extra__", extra)
-        _set(model, "__pydantic_private__", None)
+        model = _new(cls)
+        _set_dict(model, "__dict__", values)
+        _set_fields(model, _field_names.get(cls) or _name_fields(cls))
+        _set_extra(model, extra)
+        _set_private(model, None)
         return model
 
     def replace(self, **changes: Any) -> Self:
