@@ -36,6 +36,7 @@ class Component(Generic[T]):
         from_url: Turns ``"<name>:..."`` into settings, for parts that a URL can describe, such as stores.
         summary: One line for listings.
         api_version: The :data:`API_VERSION` that the plugin was written for, as a literal.
+        aliases: Further names for the same part. A package lists each as an entry point of its own, to the same module.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Component(Generic[T]):
     from_url: Callable[[str], dict[str, Any]] | None = None
     summary: str = ""
     api_version: int = 1
+    aliases: tuple[str, ...] = ()

@@ -1,0 +1,138 @@
+"""The components that come with the core, registered like those of a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lightning_core.plugin.component import Component
+from lightning_core.plugin.markers import hookimpl
+
+__all__ = ["AgentRunnerConfig", "SharedMemoryConfig"]
+
+
+class SharedMemoryConfig(BaseModel):
+    """Settings of the ``shared-memory`` strategy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_runners: int = Field(1, ge=1, description="How many runners take rollouts at the same time.")
+
+
+class AgentRunnerConfig(BaseModel):
+    """Settings of the ``agent`` runner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_rollouts: int | None = Field(
+        None, ge=1, description="Rollouts after which a runner ends; none: when it is stopped."
+    )
+    poll_interval: float = Field(
+        5.0, gt=0, description="The longest wait, in seconds, before an idle runner looks again for work."
+    )
+    concurrency: int = Field(1, ge=1, description="Rollouts that one runner runs at the same time.")
+    heartbeat_interval: float = Field(
+        10.0, gt=0, description="Seconds between the signs of life that keep an attempt's lease."
+    )
+
+
+def _build(module: str, name: str, /, **arguments: Any) -> Any:
+    # By string, since the layers below must not depend on the parts that are built on them.
+    return getattr(import_module(f"lightning_core.{module}"), name)(**arguments)
+
+
+def make_memory_store() -> Any:
+    """Make the in-memory store."""
+    return _build("store.memory", "InMemoryLightningStore")
+
+
+def make_shared_memory_strategy(*, n_runners: int) -> Any:
+    """Make the strategy that runs everything in threads of this process."""
+    return _build("execution.shared_memory", "SharedMemoryExecutionStrategy", n_runners=n_runners)
+
+
+def make_dummy_tracer() -> Any:
+    """Make the tracer that records what the agent emits, and nothing else."""
+    return _build("tracer.dummy", "DummyTracer")
+
+
+def make_agent_runner(tracer: Any = None, **settings: Any) -> Any:
+    """Make the runner; without a tracer it uses the dummy tracer."""
+    return _build("runner.agent", "AgentRunnerV2", tracer=tracer or make_dummy_tracer(), **settings)
+
+
+def make_baseline_algorithm() -> Any:
+    """Make the algorithm that runs every task once and reports."""
+    return _build("algorithm.baseline", "Baseline")
+
+
+@hookimpl
+def lightning_stores() -> Iterable[Component[Any]]:
+    """The stores of the core."""
+    return [
+        Component(
+            "memory",
+            make_memory_store,
+            summary="Keeps everything in this process; gone when it ends.",
+            api_version=1,
+        )
+    ]
+
+
+@hookimpl
+def lightning_strategies() -> Iterable[Component[Any]]:
+    """The strategies of the core."""
+    return [
+        Component(
+            "shared-memory",
+            make_shared_memory_strategy,
+            SharedMemoryConfig,
+            summary="Runs the algorithm and the runners in threads of this process.",
+            api_version=1,
+            aliases=("shm",),
+        )
+    ]
+
+
+@hookimpl
+def lightning_tracers() -> Iterable[Component[Any]]:
+    """The tracers of the core."""
+    return [
+        Component(
+            "dummy",
+            make_dummy_tracer,
+            summary="Records emitted rewards, messages, objects and exceptions only.",
+            api_version=1,
+        )
+    ]
+
+
+@hookimpl
+def lightning_runners() -> Iterable[Component[Any]]:
+    """The runners of the core."""
+    return [
+        Component(
+            "agent",
+            make_agent_runner,
+            AgentRunnerConfig,
+            summary="Runs a LitAgent on the rollouts of the store, several at once.",
+            api_version=1,
+        )
+    ]
+
+
+@hookimpl
+def lightning_algorithms() -> Iterable[Component[Any]]:
+    """The algorithms of the core."""
+    return [
+        Component(
+            "baseline",
+            make_baseline_algorithm,
+            summary="Runs each task once and logs statuses, spans and rewards.",
+            api_version=1,
+            aliases=("mock",),
+        )
+    ]
