@@ -45,8 +45,8 @@ class BaseTracer(ParallelWorkerBase, ABC):
             attempt_id: The attempt to store them under.
 
         Returns:
-            A context manager that yields the ``LightningSpanProcessor`` that collects the spans. When the block
-            ends, the spans are in the store.
+            A context manager that yields the ``LightningSpanProcessor`` that collects the spans. When the
+            block ends, the spans are in the store.
 
         Raises:
             TraceError: At the end of the block, if spans could not be stored.
@@ -61,9 +61,7 @@ class BaseTracer(ParallelWorkerBase, ABC):
         with self.trace_context(name=getattr(func, "__name__", None)):
             return func(*args, **kwargs)
 
-    async def trace_run_async(
-        self, func: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def trace_run_async(self, func: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """Await a function inside a trace that is named after it, and return its result."""
         async with self.trace_context(name=getattr(func, "__name__", None)):
             return await func(*args, **kwargs)

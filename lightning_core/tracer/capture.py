@@ -1,8 +1,9 @@
 """Context-scoped span collection: which span belongs to which rollout, and its way into the store.
 
-A :class:`TraceContext` marks the current OpenTelemetry context as belonging to one rollout. A :class:`SpanRouter`,
-added to any number of tracer providers, looks that mark up when a span starts and hands the span to the rollout's
-:class:`LightningSpanProcessor` when it ends. So concurrent rollouts never mix, wherever the context is carried.
+A :class:`TraceContext` marks the current OpenTelemetry context as belonging to one rollout. A
+:class:`SpanRouter`, added to any number of tracer providers, looks that mark up when a span starts and hands
+the span to the rollout's :class:`LightningSpanProcessor` when it ends. So concurrent rollouts never mix,
+wherever the context is carried.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import time
 from collections import deque
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import Tracer
 
 from lightning_core.bridge import bridge_loop, run_sync
+from lightning_core.emitter.context import TRACE_KEY, emitting_tracer, private_provider
 from lightning_core.errors import TraceError
 from lightning_core.types import Span
 
@@ -34,6 +36,7 @@ __all__ = [
     "SpanRouter",
     "TraceContext",
     "current_trace",
+    "emitting_tracer",
     "last_trace",
     "private_provider",
 ]
@@ -45,17 +48,17 @@ FLUSH_SPANS = 512
 FLUSH_SECONDS = 1.0
 """Age of the last flush after which the next ended span has the trace flushed."""
 
-_KEY = context_api.create_key("lightning-trace")
 _last: ContextVar[LightningSpanProcessor | None] = ContextVar("lightning-last-trace", default=None)
 
-# Which trace a started span belongs to, until it ends. Spans are keyed, not marked: a processor is given another
-# object when a span ends than when it starts. Shared by all routers, so that a parent is found across providers.
+# Which trace a started span belongs to, until it ends. Spans are keyed, not marked: a processor is given
+# another object when a span ends than when it starts. Shared by all routers, so that a parent is found across
+# providers.
 _open_spans: dict[tuple[int, int], LightningSpanProcessor] = {}
 
 
 def current_trace() -> LightningSpanProcessor | None:
     """Return the trace that the current context belongs to, if any."""
-    trace = context_api.get_value(_KEY)
+    trace = context_api.get_value(TRACE_KEY)
     return trace if isinstance(trace, LightningSpanProcessor) else None
 
 
@@ -64,23 +67,11 @@ def last_trace() -> LightningSpanProcessor | None:
     return _last.get()
 
 
-def private_provider(*processors: SpanProcessor) -> TracerProvider:
-    """Make a tracer provider that is nobody's global one and exports nothing by itself."""
-    # Explicitly sampling everything: OTEL_TRACES_SAMPLER is meant for the user's own telemetry, and must not thin
-    # out training data.
-    from opentelemetry.sdk.trace import sampling
-
-    provider = TracerProvider(sampler=sampling.ALWAYS_ON, shutdown_on_exit=False)
-    for processor in processors:
-        provider.add_span_processor(processor)
-    return provider
-
-
 class LightningSpanProcessor(SpanProcessor):
     """Collects the spans of one trace and writes them to a store.
 
-    Ending a span only appends to a queue. The queue is written by :meth:`flush`, on one event loop, in the order in
-    which the spans ended, which is the order of their sequence ids.
+    Ending a span only appends to a queue. The queue is written by :meth:`flush`, on one event loop, in the
+    order in which the spans ended, which is the order of their sequence ids.
 
     Args:
         store: Where the spans go; ``None`` keeps them in memory only.
@@ -203,13 +194,13 @@ class SpanRouter(SpanProcessor):
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Remember which trace the span belongs to: by its context, its parent, or where it was started."""
-        trace = context_api.get_value(_KEY, parent_context)
+        trace = context_api.get_value(TRACE_KEY, parent_context)
         if trace is None:
             parent = span.parent
             if parent is not None:
                 trace = _open_spans.get((parent.trace_id, parent.span_id))
             if trace is None and parent_context is not None:
-                trace = context_api.get_value(_KEY)
+                trace = context_api.get_value(TRACE_KEY)
         if isinstance(trace, LightningSpanProcessor):
             context = span.get_span_context()
             if context is not None:
@@ -234,12 +225,13 @@ class SpanRouter(SpanProcessor):
 class TraceContext:
     """Opens a trace around a block, with ``with`` or ``async with``, and flushes its spans at the end.
 
-    ``async with`` writes the spans on the running event loop. ``with`` writes them on a background thread and waits,
-    so inside a coroutine prefer ``async with``.
+    ``async with`` writes the spans on the running event loop. ``with`` writes them on a background thread and
+    waits, so inside a coroutine prefer ``async with``.
 
     Args:
         processor: Collects the spans.
-        root: Name of a span to start around the block, so that the trace has one root; ``None`` for no such span.
+        root: Name of a span to start around the block, so that the trace has one root; ``None`` for no such
+            span.
 
     Raises:
         TraceError: At the end, if spans could not be stored.
@@ -256,7 +248,9 @@ class TraceContext:
             self.processor.open(loop)
         _last.set(self.processor)
         # A trace is a trace of its own, also inside a span of the user's.
-        context = context_api.set_value(_KEY, self.processor, trace_api.set_span_in_context(trace_api.INVALID_SPAN))
+        context = context_api.set_value(
+            TRACE_KEY, self.processor, trace_api.set_span_in_context(trace_api.INVALID_SPAN)
+        )
         if self._root_name is not None and self.processor.tracer is not None:
             self._root = self.processor.tracer.start_span(self._root_name, context)
             context = trace_api.set_span_in_context(self._root, context)
@@ -290,17 +284,3 @@ class TraceContext:
     ) -> None:
         self._exit(error)
         await self.processor.flush()
-
-
-_fallback: Any = None
-
-
-def emitting_tracer() -> Tracer:
-    """Return what an emitter starts its span with: the current trace's tracer, or one whose spans go nowhere."""
-    trace = current_trace()
-    if trace is not None and trace.tracer is not None:
-        return trace.tracer
-    global _fallback
-    if _fallback is None:
-        _fallback = private_provider().get_tracer("lightning_core")
-    return _fallback

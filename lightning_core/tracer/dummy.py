@@ -18,7 +18,7 @@ __all__ = ["DummyTracer"]
 
 
 class DummyTracer(BaseTracer):
-    """Records emitted rewards, messages, objects, annotations and exceptions. Needs no set-up and touches nothing."""
+    """Records emitted rewards, messages, objects, annotations and exceptions. Touches nothing else."""
 
     def __init__(self) -> None:
         self._tracer = private_provider(SpanRouter()).get_tracer("lightning_core")
@@ -31,7 +31,7 @@ class DummyTracer(BaseTracer):
         rollout_id: str | None = None,
         attempt_id: str | None = None,
     ) -> TraceContext:
-        """Open a trace; see :meth:`BaseTracer.trace_context`. The name is not used, since there is no root span."""
+        """Open a trace; see :meth:`BaseTracer.trace_context`. There is no root span to name."""
         return TraceContext(LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer))
 
     def get_last_trace(self) -> list[ReadableSpan]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Any, Literal, TypeAlias, Union
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
 
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.resources import Resource as _SdkResource
@@ -39,18 +39,19 @@ Attributes: TypeAlias = dict[str, AttributeValue]
 _NANOSECONDS = 1_000_000_000
 
 
-class SpanNames(str, Enum):
+class SpanNames(StrEnum):
     """Names of the spans that lightning-core itself writes."""
 
     REWARD = "lightning.reward"
     MESSAGE = "lightning.message"
     OBJECT = "lightning.object"
     EXCEPTION = "lightning.exception"
+    ANNOTATION = "lightning.annotation"
     VIRTUAL = "lightning.virtual"
     """A span that stands for something no tracer saw, such as a root that a repaired trace lacks."""
 
 
-class SpanAttributeNames(str, Enum):
+class SpanAttributeNames(StrEnum):
     """Attributes of the spans that lightning-core itself writes."""
 
     MESSAGE = "message"
@@ -268,7 +269,7 @@ class Span(Model):
         return self.trusted(values, {key: copy_value(value) for key, value in extra.items()} if extra else {})
 
 
-SpanLike: TypeAlias = Union[ReadableSpan, Span]
+SpanLike: TypeAlias = ReadableSpan | Span
 """A span of the OpenTelemetry SDK, or a stored one."""
 
 
@@ -276,25 +277,24 @@ def _attributes(attributes: Mapping[str, Any] | None) -> Attributes:
     if not attributes:
         return {}
     # The SDK's attributes are a Python-level mapping whose own copy is ten times faster than dict().
-    copied: Attributes = attributes.copy() if hasattr(attributes, "copy") else dict(attributes)  # pyright: ignore
+    copy: Callable[[], dict[str, Any]] | None = getattr(attributes, "copy", None)
+    copied: dict[str, Any] = copy() if copy is not None else dict(attributes)
     for key, value in copied.items():
         if value.__class__ is tuple or value.__class__ is list:
             copied[key] = list(value)
     return copied
 
 
-# The resource is the provider's, the same object for every span: converting it once is enough. Its attributes are
-# copied out again whenever a store hands a span on.
-_last_resource: tuple[_SdkResource, dict[str, Any]] | None = None
+# The resource is the provider's, the same object for every span: converting it once is enough.
+_last_resource: tuple[_SdkResource, Attributes, str] | None = None
 
 
 def _convert_resource(resource: _SdkResource) -> OtelResource:
     global _last_resource
     last = _last_resource
     if last is None or last[0] is not resource:
-        attributes = _attributes(resource.attributes)
-        _last_resource = last = (resource, {"attributes": attributes, "schema_url": resource.schema_url})
-    return OtelResource.trusted(last[1] | {"attributes": _attributes(last[1]["attributes"])})
+        _last_resource = last = (resource, _attributes(resource.attributes), resource.schema_url)
+    return OtelResource.trusted({"attributes": _attributes(last[1]), "schema_url": last[2]})
 
 
 def _is_json(value: Any) -> bool:
