@@ -18,7 +18,16 @@ import lightning_core
 from lightning_core.plugin.component import KINDS, Kind
 from lightning_core.plugin.markers import PROJECT
 
-__all__ = ["DISABLE_VARIABLE", "NAME", "Entry", "Inventory", "Problem", "disabled_by", "discover", "unmet_requirement"]
+__all__ = [
+    "DISABLE_VARIABLE",
+    "NAME",
+    "Entry",
+    "Inventory",
+    "Problem",
+    "disabled_by",
+    "discover",
+    "unmet_requirement",
+]
 
 DISABLE_VARIABLE: Final = "LIGHTNING_CORE_DISABLE_PLUGINS"
 """Comma-separated patterns such as ``tracer.agentops,hook.*``."""

@@ -50,7 +50,11 @@ class LightningSpecs:
 
                 @hookimpl
                 def lightning_tracers():
-                    return [Component("console", make_tracer, ConsoleConfig, summary="Prints every span.", api_version=1)]
+                    return [
+                        Component(
+                            "console", make_tracer, ConsoleConfig, summary="Prints every span.", api_version=1
+                        )
+                    ]
         """
         raise NotImplementedError
 

@@ -60,7 +60,9 @@ def collect_hooks(hooks: Iterable[Hook]) -> LifecycleHooks:
         _refuse_misspelled_events(hook)
         # A namespace, since registering looks at every attribute of what it is given, and compares with ==.
         overrides = SimpleNamespace(
-            hook=hook, index=index, **{event: method for event in EVENTS if (method := _override(hook, event))}
+            hook=hook,
+            index=index,
+            **{event: method for event in EVENTS if (method := _override(hook, event))},
         )
         manager.register(overrides, name=f"hooks[{index}]")
     return LifecycleHooks(**{event: _calls(manager, event) for event in EVENTS})
@@ -117,10 +119,14 @@ def _override(hook: Hook, event: str) -> Callable[..., Any] | None:
         return None
     where = f"{type(hook).__name__}.{event}"
     if not inspect.iscoroutinefunction(method):
-        raise InvalidHookError(f"{where} is not async, and would block every rollout; write `async def {event}`")
+        raise InvalidHookError(
+            f"{where} is not async, and would block every rollout; write `async def {event}`"
+        )
     marks = getattr(method, f"{PROJECT}_impl", None) or {}
     if marks.get("wrapper") or marks.get("hookwrapper") or marks.get("specname"):
-        raise InvalidHookError(f"{where}: of hookimpl's options, lifecycle hooks take tryfirst and trylast only")
+        raise InvalidHookError(
+            f"{where}: of hookimpl's options, lifecycle hooks take tryfirst and trylast only"
+        )
     known = _keywords(event)
     for name, parameter in inspect.signature(method).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):

@@ -100,7 +100,9 @@ class PluginManager:
             self._path = tuple(sys.path)
             self._inventory = discover(self._builtin_entries)
             for problem in self._inventory.problems:
-                logger.warning("%s %s: %s; %s", problem.distribution, problem.version, problem.message, problem.fix)
+                logger.warning(
+                    "%s %s: %s; %s", problem.distribution, problem.version, problem.message, problem.fix
+                )
 
     def names(self, kind: Kind) -> list[str]:
         """The names of a kind that can be selected: installed, not disabled, claimed by one distribution."""
@@ -247,7 +249,9 @@ class PluginManager:
                 raise TypeError(f"{hook} returned a {type(returned).__name__}, not a list of Component")
             for component in returned:  # pyright: ignore[reportUnknownVariableType] - checked here
                 if not isinstance(component, Component):
-                    raise TypeError(f"{hook} returned a {type(component).__name__} in its list, not a Component")  # pyright: ignore[reportUnknownArgumentType] - whatever it is
+                    raise TypeError(
+                        f"{hook} returned a {type(component).__name__} in its list, not a Component"
+                    )  # pyright: ignore[reportUnknownArgumentType] - whatever it is
                 if NAME.fullmatch(component.name) is None:
                     raise ValueError(f"{hook} returned a component with the bad name {component.name!r}")
                 components.append(component)
