@@ -28,7 +28,8 @@ _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 class Model(BaseModel):
     """A pydantic model whose validators are built when they are first used, which keeps imports light."""
 
-    model_config = ConfigDict(defer_build=True)
+    # NaN and infinity are kept as the constants that Python, and pydantic, read back.
+    model_config = ConfigDict(defer_build=True, ser_json_inf_nan="constants")
 
     @classmethod
     def trusted(cls, values: dict[str, Any], extra: dict[str, Any] | None = None) -> Self:

@@ -34,7 +34,8 @@ def _fstring(template: str, values: Mapping[str, Any]) -> str:
     except KeyError as error:
         given = ", ".join(sorted(values)) or "nothing"
         raise ResourceError(
-            f"prompt template: no value for {{{error.args[0]}}}; given: {given}. Double the braces to keep them as text"
+            f"prompt template: no value for {{{error.args[0]}}}; given: {given}. "
+            "Double the braces to keep them as text"
         ) from error
     except (ValueError, IndexError, TypeError) as error:
         if isinstance(error, ResourceError):
@@ -45,12 +46,13 @@ def _fstring(template: str, values: Mapping[str, Any]) -> str:
 def _jinja(template: str, values: Mapping[str, Any]) -> str:
     try:
         from jinja2 import StrictUndefined, TemplateError
-        from jinja2.sandbox import SandboxedEnvironment
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise ResourceError("jinja templates need the extra: pip install 'lightning-core[jinja]'") from error
     try:
-        return SandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(**values)
-    except TemplateError as error:
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+        return environment.from_string(template).render(**values)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ResourceError(f"prompt template (jinja): {error}") from error
 
 

@@ -146,7 +146,12 @@ class RolloutV2(Model):
         return self.trusted(self._detached_values())
 
     def with_attempt(self, attempt: Attempt) -> AttemptedRollout:
-        """Return a copy along with a copy of ``attempt``, which must be one of this rollout's."""
+        """Return a copy along with a copy of ``attempt``.
+
+        Raises:
+            ValueError: If the attempt belongs to another rollout.
+        """
+        _check_own(self, attempt)
         return AttemptedRollout.trusted(self._detached_values() | {"attempt": attempt.detached()})
 
 
@@ -161,12 +166,16 @@ class AttemptedRollout(RolloutV2):
 
     @model_validator(mode="after")
     def _own_attempt(self) -> AttemptedRollout:
-        if self.attempt.rollout_id != self.rollout_id:
-            raise ValueError(
-                f"attempt {self.attempt.attempt_id!r} belongs to rollout {self.attempt.rollout_id!r}, "
-                f"not to {self.rollout_id!r}"
-            )
+        _check_own(self, self.attempt)
         return self
+
+
+def _check_own(rollout: RolloutV2, attempt: Attempt) -> None:
+    if attempt.rollout_id != rollout.rollout_id:
+        raise ValueError(
+            f"attempt {attempt.attempt_id!r} belongs to rollout {attempt.rollout_id!r}, "
+            f"not to {rollout.rollout_id!r}"
+        )
 
 
 class Triplet(Model):
@@ -206,11 +215,11 @@ class Rollout(Model):
 
 
 RolloutRawResult: TypeAlias = (
-    "None | float | list[Triplet] | list[dict[str, Any]] | list[ReadableSpan] | Rollout"
+    float | list[Triplet] | list[dict[str, Any]] | list[ReadableSpan] | Rollout | None
 )
 """What a v0.1 agent may return."""
 
-RolloutRawResultV2: TypeAlias = "None | float | list[ReadableSpan] | list[Span]"
+RolloutRawResultV2: TypeAlias = float | list[ReadableSpan] | list[Span] | None
 """What an agent may return: nothing (its spans tell), a reward, or spans of its own."""
 
 
@@ -265,8 +274,8 @@ class Dataset(Protocol[T_co]):
 class ParallelWorkerBase:
     """The life of an object that works in parallel.
 
-    ``init`` in the main process, ``init_worker`` in each worker, ``run`` there, then ``teardown_worker`` in each
-    worker and ``teardown`` in the main process. All of them do nothing unless a subclass says otherwise.
+    ``init`` in the main process, ``init_worker`` in each worker, ``run`` there, then ``teardown_worker`` in
+    each worker and ``teardown`` in the main process. All of them do nothing unless a subclass says otherwise.
     """
 
     worker_id: int | None = None
@@ -291,8 +300,8 @@ class ParallelWorkerBase:
 class Hook(ParallelWorkerBase):
     """Follows the lifecycle of rollouts. Override any of the four events; all of them are async.
 
-    The runner awaits the hooks of an event one after another. A hook that fails is logged, and changes neither
-    the rollout nor the other hooks. Every start has its end, also after an error or a cancellation.
+    The runner awaits the hooks of an event one after another. A hook that fails is logged, and changes
+    neither the rollout nor the other hooks. Every start has its end, also after an error or a cancellation.
     """
 
     async def on_rollout_start(

@@ -1,14 +1,14 @@
-"""Resources: what an algorithm tunes and an agent uses (model endpoints, prompt templates, and kinds of plugins)."""
+"""Resources: what an algorithm tunes and an agent uses, such as model endpoints and prompt templates."""
 
 from __future__ import annotations
 
 import difflib
 import time
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator
 
 from lightning_core.errors import ResourceError
 
@@ -92,6 +92,15 @@ class LLM(Resource):
     api_key: str | None = Field(default=None, repr=False)
     sampling_parameters: SamplingParameters = Field(default_factory=dict)
 
+    @field_validator("resource_type")
+    @classmethod
+    def _own_kind(cls, value: str) -> str:
+        # The annotation must hold for subclasses too; the value is that of this very class.
+        own = cls.model_fields["resource_type"].default
+        if value != own:
+            raise ValueError(f"{cls.__name__} is of kind {own!r}, not {value!r}")
+        return value
+
     def get_base_url(self, *args: Any, **kwargs: Any) -> str:
         """Return the URL to give to a client, such as ``openai.OpenAI(base_url=…)``."""
         return self.endpoint
@@ -101,8 +110,8 @@ class LLM(Resource):
 class ProxyLLM(LLM):
     """A model behind the LLM proxy, which needs to know whose calls it serves.
 
-    The proxy attributes a call by a path prefix, so :meth:`get_base_url` takes the rollout and attempt ids and
-    bakes ``/rollout/{id}/attempt/{id}`` into the endpoint, before a trailing ``/v1``.
+    The proxy attributes a call by a path prefix, so :meth:`get_base_url` takes the rollout and attempt ids
+    and bakes ``/rollout/{id}/attempt/{id}`` into the endpoint, before a trailing ``/v1``.
     """
 
     resource_type: Literal["llm", "proxy_llm"] = "proxy_llm"
@@ -133,16 +142,19 @@ class ProxyLLM(LLM):
             kwargs: The same by name.
 
         Returns:
-            The URL with ``/rollout/{rollout_id}/attempt/{attempt_id}`` baked in; without ids, the plain endpoint.
+            The URL with ``/rollout/{rollout_id}/attempt/{attempt_id}``; without ids, the plain endpoint.
 
         Raises:
             ResourceError: If only one of the two ids is given, or something else.
         """
-        ids = dict(zip(("rollout_id", "attempt_id"), args, strict=False)) | kwargs
+        given = dict(zip(("rollout_id", "attempt_id"), args, strict=False)) | kwargs
+        ids = {name: value for name, value in given.items() if value is not None}
         endpoint: str = self.__dict__["endpoint"]
+        if len(args) > 2 or not given.keys() <= {"rollout_id", "attempt_id"}:
+            raise ResourceError(f"get_base_url takes rollout_id and attempt_id; got {args} and {kwargs}")
         if not ids:
             return endpoint
-        if set(ids) != {"rollout_id", "attempt_id"} or len(args) > 2 or not all(ids.values()):
+        if len(ids) != 2 or not all(ids.values()):
             raise ResourceError(f"get_base_url takes rollout_id and attempt_id, both or neither; got {ids}")
         parts = urlsplit(endpoint)
         path = parts.path.rstrip("/")
@@ -167,15 +179,13 @@ class PromptTemplate(Resource):
 
     Attributes:
         template: The text; its syntax is the engine's.
-        engine: ``f-string`` (``{question}``), ``jinja`` (sandboxed; needs ``lightning-core[jinja]``) or ``poml``
-            (needs ``lightning-core[poml]``).
+        engine: ``f-string`` (``{question}``), ``jinja`` (sandboxed; needs ``lightning-core[jinja]``) or
+            ``poml`` (needs ``lightning-core[poml]``).
     """
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str
     engine: Literal["jinja", "f-string", "poml"] = "f-string"
-
-    _engines: ClassVar[tuple[str, ...]] = ("f-string", "jinja", "poml")
 
     def format(self, **kwargs: Any) -> Any:
         """Render the template.
@@ -201,9 +211,9 @@ def _read_resource(value: Any) -> Resource:
     cls = _kinds.get(kind)
     if cls is None:
         near = difflib.get_close_matches(kind, _kinds, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(
-            f"unknown resource kind {kind!r}{hint} known: {', '.join(sorted(_kinds))}. "
+            f"unknown resource kind {kind!r}{hint} Known kinds: {', '.join(sorted(_kinds))}. "
             "Import the plugin that registers the kind"
         )
     return cls.model_validate(value)
