@@ -1,6 +1,7 @@
 """Plugins: what they register, how they are found, and how a name becomes a component.
 
-Names are imported when they are first used, so that a plugin's ``plugin.py`` pays only for pluggy and pydantic.
+Names are imported when they are first used, so that a plugin's ``plugin.py`` pays only for pluggy and
+pydantic.
 """
 
 from typing import TYPE_CHECKING

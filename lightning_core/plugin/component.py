@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = ["API_VERSION", "KINDS", "Component", "EmptyConfig", "Kind"]
 
-T = TypeVar("T", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
 API_VERSION = 1
 """Version of the plugin interface. Plugin authors write the literal that they were written for."""
@@ -26,21 +26,23 @@ class EmptyConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Component(Generic[T]):
+class Component(Generic[T_co]):
     """One part that users select by name.
 
     Attributes:
         name: What a user types: ``[a-z][a-z0-9_-]*``.
-        factory: Makes the part; takes the fields of ``config`` as keywords. Imports heavy packages when it is called.
+        factory: Makes the part; takes the fields of ``config`` as keywords. Imports heavy packages when it
+            is called.
         config: Pydantic model of the settings. Give it ``extra="forbid"`` and use ``SecretStr`` for keys.
         from_url: Turns ``"<name>:..."`` into settings, for parts that a URL can describe, such as stores.
         summary: One line for listings.
         api_version: The :data:`API_VERSION` that the plugin was written for, as a literal.
-        aliases: Further names for the same part. A package lists each as an entry point of its own, to the same module.
+        aliases: Further names for the same part. A package lists each as an entry point of its own, to the
+            same module.
     """
 
     name: str
-    factory: Callable[..., T]
+    factory: Callable[..., T_co]
     config: type[BaseModel] = EmptyConfig
     from_url: Callable[[str], dict[str, Any]] | None = None
     summary: str = ""

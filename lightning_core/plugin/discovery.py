@@ -1,4 +1,4 @@
-"""Finds the components that installed distributions announce, from their metadata alone; imports none of them."""
+"""Finds what installed distributions announce, from their metadata alone; imports none of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
-from importlib_metadata import Distribution, distributions
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 import lightning_core
 from lightning_core.plugin.component import KINDS, Kind
 from lightning_core.plugin.markers import PROJECT
+
+if TYPE_CHECKING:
+    # The same interface, with better types.
+    from importlib.metadata import Distribution, distributions
+else:
+    from importlib_metadata import Distribution, distributions
 
 __all__ = [
     "DISABLE_VARIABLE",
@@ -100,7 +105,7 @@ class Inventory:
 
 
 def discover(builtins: Iterable[Entry] = ()) -> Inventory:
-    """Read the entry points of all installed distributions; ``builtins`` are names that no one else may claim."""
+    """Read the entry points of all installed distributions; nobody may claim the names of ``builtins``."""
     inventory = Inventory()
     claims: dict[tuple[Kind, str], list[Entry]] = {(entry.kind, entry.name): [entry] for entry in builtins}
     for distribution in _announcing():
@@ -151,8 +156,8 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             yield Problem(name, version, point.name, message, ask)
         elif NAME.fullmatch(component) is None:
             message = (
-                f"the entry point {point.name!r} has the bad name {component!r}; names begin with a small letter and "
-                "go on with small letters, digits, '-' and '_'"
+                f"the entry point {point.name!r} has the bad name {component!r}; names begin with a small "
+                "letter and go on with small letters, digits, '-' and '_'"
             )
             yield Problem(name, version, point.name, message, ask)
         else:

@@ -27,13 +27,14 @@ __all__ = ["LightningSpecs"]
 class LightningSpecs:
     """The hooks of lightning-core.
 
-    The hooks named ``lightning_*`` are functions of a plugin's ``plugin.py``. Each is called without arguments when
-    a user selects one of the package's components of that kind, or runs ``lightning-core plugins --check``, and
-    returns the components. Returning them must import no heavy package: that belongs into the factory.
+    The hooks named ``lightning_*`` are functions of a plugin's ``plugin.py``. Each is called without
+    arguments when a user selects one of the package's components of that kind, or runs ``lightning-core
+    plugins --check``, and returns the components. Returning them must import no heavy package: that belongs
+    into the factory.
 
-    The hooks named ``on_*`` are methods of a :class:`~lightning_core.types.Hook` and need no decorator, unless to
-    say ``@hookimpl(tryfirst=True)`` or ``@hookimpl(trylast=True)``. They are called with keywords and may leave out
-    those that they do not use.
+    The hooks named ``on_*`` are methods of a :class:`~lightning_core.types.Hook` and need no decorator,
+    unless to say ``@hookimpl(tryfirst=True)`` or ``@hookimpl(trylast=True)``. They are called with keywords
+    and may leave out those that they do not use.
     """
 
     @hookspec
@@ -62,10 +63,12 @@ class LightningSpecs:
     def lightning_stores(self) -> Iterable[Component[LightningStore]]:
         """Provide stores, which keep rollouts, spans and resources.
 
-        Called when a store of the package is selected, by name or by a URL: ``Trainer(store="files:///data/run")``.
+        Called when a store of the package is selected, by name or by a URL:
+        ``Trainer(store="files:///data/run")``.
 
         Returns:
-            The package's stores. A factory returns a ``LightningStore``; ``from_url`` turns a URL into settings.
+            The package's stores. A factory returns a ``LightningStore``; ``from_url`` turns a URL into
+            settings.
 
         Example:
             ::
@@ -83,7 +86,8 @@ class LightningSpecs:
         Called when a runner of the package is selected: ``Trainer(runner="replay")``.
 
         Returns:
-            The package's runners. A factory returns a ``BaseRunner``; it is given the tracer if it takes ``tracer``.
+            The package's runners. A factory returns a ``BaseRunner``; it is given the tracer if it takes
+            ``tracer``.
 
         Example:
             ::
@@ -137,8 +141,8 @@ class LightningSpecs:
         Called when a strategy of the package is selected: ``Trainer(strategy="slurm")``.
 
         Returns:
-            The package's strategies. A factory returns an ``ExecutionStrategy``; it is given the number of runners
-            if it, or its settings, take ``n_runners``.
+            The package's strategies. A factory returns an ``ExecutionStrategy``; it is given the number of
+            runners if it, or its settings, take ``n_runners``.
 
         Example:
             ::
@@ -209,8 +213,9 @@ class LightningSpecs:
     ) -> None:
         """Follow the start of an attempt.
 
-        Awaited once the attempt's resources are known, before its trace is opened. Raise ``VetoRollout(reason)`` to
-        end the rollout as ``cancelled``; any other error is logged and changes nothing.
+        Awaited once the attempt's resources are known, before its trace is opened. Raise
+        ``VetoRollout(reason)`` to end the rollout as ``cancelled``; any other error is logged and changes
+        nothing.
 
         Example:
             ::
@@ -228,7 +233,8 @@ class LightningSpecs:
     ) -> None:
         """Follow the opening of the trace.
 
-        Awaited inside the trace context, before the agent is called: spans started here belong to the rollout.
+        Awaited inside the trace context, before the agent is called: spans started here belong to the
+        rollout.
 
         Example:
             ::

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import pluggy
 
@@ -34,15 +34,15 @@ class LifecycleHooks:
     on_rollout_end: tuple[HookCall, ...] = ()
 
 
-def collect_hooks(hooks: Iterable[Hook]) -> LifecycleHooks:
+def collect_hooks(hooks: Iterable[object]) -> LifecycleHooks:
     """Check hooks and put them in the order in which the runner awaits them.
 
-    Methods marked ``@hookimpl(tryfirst=True)`` come first and ``trylast=True`` last; the others, and those that are
-    marked alike, come in the order of ``hooks``, for all four events.
+    Methods marked ``@hookimpl(tryfirst=True)`` come first and ``trylast=True`` last; the others, and those
+    that are marked alike, come in the order of ``hooks``, for all four events.
 
     Raises:
-        InvalidHookError: If an override is not ``async def``, or does not take the event's keywords; if an object is
-            no ``Hook``, or is given twice.
+        InvalidHookError: If an override is not ``async def``, or does not take the event's keywords; if an
+            object is no ``Hook``, or is given twice.
     """
     manager = _OverrideManager(PROJECT)
     ordered: list[Hook] = []
@@ -88,11 +88,13 @@ def _calls(manager: pluggy.PluginManager, event: str) -> tuple[HookCall, ...]:
     caller: pluggy.HookCaller | None = getattr(manager.hook, event, None)
     if caller is None:
         return ()
-    # pluggy itself calls those registered last first, which is not what the reader of a list of hooks expects.
-    implementations = sorted(
-        caller.get_hookimpls(), key=lambda impl: (impl.trylast - impl.tryfirst, impl.plugin.index)
-    )
-    return tuple((impl.plugin.hook, _accepting(impl.function, event)) for impl in implementations)
+    # pluggy itself calls those registered last first, which is not what the reader of a list expects.
+    found = [
+        (impl.trylast - impl.tryfirst, cast("SimpleNamespace", impl.plugin), impl.function)
+        for impl in caller.get_hookimpls()
+    ]
+    found.sort(key=lambda item: (item[0], item[1].index))
+    return tuple((overrides.hook, _accepting(method, event)) for _, overrides, method in found)
 
 
 def _keywords(event: str) -> list[str]:
@@ -122,7 +124,7 @@ def _override(hook: Hook, event: str) -> Callable[..., Any] | None:
         raise InvalidHookError(
             f"{where} is not async, and would block every rollout; write `async def {event}`"
         )
-    marks = getattr(method, f"{PROJECT}_impl", None) or {}
+    marks: dict[str, Any] = getattr(method, f"{PROJECT}_impl", None) or {}
     if marks.get("wrapper") or marks.get("hookwrapper") or marks.get("specname"):
         raise InvalidHookError(
             f"{where}: of hookimpl's options, lifecycle hooks take tryfirst and trylast only"

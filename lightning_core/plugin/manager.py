@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -62,8 +62,8 @@ class _Failure:
 class PluginManager:
     """Knows the installed components and loads them one at a time.
 
-    Reading the inventory imports no plugin. Selecting a component imports the one module that provides it; a failure
-    there is kept and raised for that component only.
+    Reading the inventory imports no plugin. Selecting a component imports the one module that provides it; a
+    failure there is kept and raised for that component only.
     """
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ class PluginManager:
         """Find who provides a component, without importing it.
 
         Raises:
-            UnknownPluginError, DisabledPluginError, PluginConflictError: If nobody does, it is switched off, or
-                several distributions claim the name.
+            UnknownPluginError, DisabledPluginError, PluginConflictError: If nobody does, it is switched off,
+                or several distributions claim the name.
         """
         key = (kind, name)
         if key not in self.inventory.entries and key not in self.inventory.conflicts:
@@ -161,7 +161,7 @@ class PluginManager:
         return result
 
     def check(self) -> list[Problem]:
-        """Load every component that is not disabled, and return everything that is wrong with what is installed."""
+        """Load every component that is not disabled, and return everything that is wrong."""
         inventory = self.inventory
         problems = list(inventory.problems)
         for (kind, name), claims in inventory.conflicts.items():
@@ -218,8 +218,8 @@ class PluginManager:
                 return component
         names = ", ".join(repr(component.name) for component in components) or "nothing"
         raise BrokenPluginError(
-            f"{entry.kind} {entry.name!r}: {entry.provider} announces it, but lightning_{PLURALS[entry.kind]} in "
-            f"{entry.target} returns {names}; {way_out}"
+            f"{entry.kind} {entry.name!r}: {entry.provider} announces it, but "
+            f"lightning_{PLURALS[entry.kind]} in {entry.target} returns {names}; {way_out}"
         )
 
     def _register(self, plugin: Any, name: str) -> None:
@@ -244,17 +244,17 @@ class PluginManager:
         for implementation in caller.get_hookimpls():
             if implementation.plugin is not plugin:
                 continue
-            returned: Any = implementation.function()
-            if isinstance(returned, Component) or not isinstance(returned, Iterable):
+            returned = cast("object", implementation.function())
+            if not isinstance(returned, Iterable):
                 raise TypeError(f"{hook} returned a {type(returned).__name__}, not a list of Component")
-            for component in returned:  # pyright: ignore[reportUnknownVariableType] - checked here
+            for component in cast("Iterable[Any]", returned):
                 if not isinstance(component, Component):
                     raise TypeError(
                         f"{hook} returned a {type(component).__name__} in its list, not a Component"
-                    )  # pyright: ignore[reportUnknownArgumentType] - whatever it is
+                    )
                 if NAME.fullmatch(component.name) is None:
                     raise ValueError(f"{hook} returned a component with the bad name {component.name!r}")
-                components.append(component)
+                components.append(cast("Component[Any]", component))
         return components
 
     def _unknown(self, kind: Kind, name: str) -> str:
@@ -288,8 +288,8 @@ def _conflict(claims: tuple[Entry, ...]) -> str:
     others = sorted({claim.distribution for claim in claims if not claim.builtin})
     if claims[0].builtin:
         return (
-            f"{kind} {name!r} is built into lightning-core, and {providers} claims the name, which is ignored; "
-            f"ask its authors to rename it, or pip uninstall {others[0]}"
+            f"{kind} {name!r} is built into lightning-core, and {providers} claims the name, which is "
+            f"ignored; ask its authors to rename it, or pip uninstall {others[0]}"
         )
     if len(others) == 1:
         return (

@@ -79,13 +79,14 @@ def resolve(kind: Kind, spec: Any, /, **defaults: Any) -> Any:
         DisabledPluginError, PluginConflictError: If it may not, or cannot unambiguously, be selected.
         BrokenPluginError, IncompatiblePluginError: If it cannot be imported; also an ``ImportError``.
         PluginSettingsError: If settings are unknown, missing or wrong; also a ``ValueError``.
-        InvalidSpecError: If ``spec`` has another form, or makes no component of this kind; also a ``TypeError``.
+        InvalidSpecError: If ``spec`` has another form, or makes no component of this kind; also a
+            ``TypeError``.
     """
     return resolve_argument(kind, kind, spec, defaults)
 
 
 def resolve_argument(field: str, kind: Kind, spec: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-    """Do the same as :func:`resolve` for the argument ``field``, such as ``hooks[0]``, which begins the messages."""
+    """Resolve for the argument ``field``, such as ``hooks[0]``, which begins the messages."""
     if kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the kinds are {', '.join(KINDS)}"
@@ -136,7 +137,8 @@ class _Resolution:
         if "type" not in spec:
             raise InvalidSpecError(
                 f"{self.field}: settings need a 'type' that says of which {self.kind}, such as "
-                f'{{"type": "{default_name(self.kind) or "name"}", ...}}; given: {", ".join(own) or "nothing"}'
+                f'{{"type": "{default_name(self.kind) or "name"}", ...}}; '
+                f"given: {', '.join(own) or 'nothing'}"
             )
         return self.run(spec["type"], {**own, **settings})
 
@@ -153,11 +155,11 @@ class _Resolution:
     def url(self, url: str, settings: Mapping[str, Any]) -> Any:
         name = url.partition("://")[0].lower()
         component = plugin_manager().load(self.kind, name)
-        shown = _CREDENTIALS.sub(r"\1***@", url)
+        shown = _without_credentials(url)
         if component.from_url is None:
             raise InvalidSpecError(
-                f"{self.field}: {self.kind} {component.name!r} takes no URL; write {component.name!r} instead of "
-                f"{shown!r}"
+                f"{self.field}: {self.kind} {component.name!r} takes no URL; write {component.name!r} "
+                f"instead of {shown!r}"
             )
         try:
             read = component.from_url(url)
@@ -165,15 +167,15 @@ class _Resolution:
             raise
         except ValueError as error:
             raise PluginSettingsError(
-                f"{self.field}: {shown!r}: {_CREDENTIALS.sub(r'\1***@', str(error))}"
+                f"{self.field}: {shown!r}: {_without_credentials(str(error))}"
             ) from None
         return self.component(component, {**read, **settings})
 
     def import_path(self, path: str, settings: Mapping[str, Any]) -> Any:
         if _IMPORT_PATH.fullmatch(path) is None:
             raise InvalidSpecError(
-                f"{self.field}: {path!r} is neither a name, nor a URL such as 'name://...', nor an import path "
-                "such as 'package.module:Class'"
+                f"{self.field}: {path!r} is neither a name, nor a URL such as 'name://...', nor an import "
+                "path such as 'package.module:Class'"
             )
         value = _import(self.field, path)
         if isinstance(value, Component):
@@ -209,7 +211,8 @@ class _Resolution:
         if not inspect.isclass(value) and self.accepts(value):
             if settings:
                 raise InvalidSpecError(
-                    f"{self.field}: {what} is an instance already, and takes no settings; given: {', '.join(settings)}"
+                    f"{self.field}: {what} is an instance already, and takes no settings; "
+                    f"given: {', '.join(settings)}"
                 )
             return value
         if inspect.isclass(value):
@@ -217,8 +220,8 @@ class _Resolution:
         elif not callable(value):
             raise InvalidSpecError(
                 f"{self.field}: a value of type {type(value).__name__} is no {self.kind}. Give "
-                f"{self.wanted()}, a class or a factory of one, an installed name, a URL, an import path, or a dict "
-                "with 'type' and settings"
+                f"{self.wanted()}, a class or a factory of one, an installed name, a URL, an import path, "
+                "or a dict with 'type' and settings"
             )
         taken = keywords_of(value)
         injected = {
@@ -271,6 +274,10 @@ class _Resolution:
     def wanted(self) -> str:
         path = BASES[self.kind]
         return "an object with start() and stop()" if path is None else f"an instance of {path[1]}"
+
+
+def _without_credentials(text: str) -> str:
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def _name(value: Any) -> str:
