@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lightning_core.plugin.component import Component
 from lightning_core.plugin.markers import hookimpl
 
-__all__ = ["AgentRunnerConfig", "SharedMemoryConfig"]
+__all__ = ["AgentRunnerConfig", "BaselineConfig", "EndpointConfig", "SharedMemoryConfig"]
 
 
 class SharedMemoryConfig(BaseModel):
@@ -20,6 +20,31 @@ class SharedMemoryConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     n_runners: int = Field(1, ge=1, description="How many runners take rollouts at the same time.")
+    graceful_seconds: float = Field(
+        5.0, ge=0, description="Seconds in which running rollouts may end once the run is over or interrupted."
+    )
+    cancel_seconds: float = Field(5.0, ge=0, description="Seconds in which cancelled rollouts may end.")
+
+
+class BaselineConfig(BaseModel):
+    """Settings of the ``baseline`` algorithm."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_epochs: int = Field(1, ge=1, description="How often each task of the training set is run.")
+    max_attempts: int = Field(1, ge=1, description="How often each rollout may be tried.")
+    timeout_seconds: float | None = Field(None, gt=0, description="Time limit of an attempt, in seconds.")
+
+
+class EndpointConfig(BaseModel):
+    """Settings of the ``endpoint`` engine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = Field(None, description="The API's base URL; none: ``OPENAI_BASE_URL``.")
+    model: str | None = Field(None, description="The model; none: ``OPENAI_MODEL``, or the first one served.")
+    api_key: SecretStr | None = Field(None, description="The key; none: ``OPENAI_API_KEY``.")
+    timeout: float = Field(10.0, gt=0, description="Seconds within which the endpoint must answer at the start.")
 
 
 class AgentRunnerConfig(BaseModel):
@@ -49,9 +74,9 @@ def make_memory_store() -> Any:
     return _build("store.memory", "InMemoryLightningStore")
 
 
-def make_shared_memory_strategy(*, n_runners: int) -> Any:
+def make_shared_memory_strategy(**settings: Any) -> Any:
     """Make the strategy that runs everything in threads of this process."""
-    return _build("execution.shared_memory", "SharedMemoryExecutionStrategy", n_runners=n_runners)
+    return _build("execution.shared_memory", "SharedMemoryExecutionStrategy", **settings)
 
 
 def make_dummy_tracer() -> Any:
@@ -64,9 +89,14 @@ def make_agent_runner(tracer: Any = None, **settings: Any) -> Any:
     return _build("runner.agent", "AgentRunnerV2", tracer=tracer or make_dummy_tracer(), **settings)
 
 
-def make_baseline_algorithm() -> Any:
+def make_baseline_algorithm(**settings: Any) -> Any:
     """Make the algorithm that runs every task once and reports."""
-    return _build("algorithm.baseline", "Baseline")
+    return _build("algorithm.baseline", "Baseline", **settings)
+
+
+def make_endpoint_engine(**settings: Any) -> Any:
+    """Make the engine that stands for an endpoint which somebody else serves."""
+    return _build("engine.endpoint", "EndpointEngine", **settings)
 
 
 @hookimpl
@@ -131,8 +161,23 @@ def lightning_algorithms() -> Iterable[Component[Any]]:
         Component(
             "baseline",
             make_baseline_algorithm,
+            BaselineConfig,
             summary="Runs each task once and logs statuses, spans and rewards.",
             api_version=1,
             aliases=("mock",),
+        )
+    ]
+
+
+@hookimpl
+def lightning_engines() -> Iterable[Component[Any]]:
+    """The engines of the core."""
+    return [
+        Component(
+            "endpoint",
+            make_endpoint_engine,
+            EndpointConfig,
+            summary="Uses an OpenAI-compatible endpoint that is served elsewhere.",
+            api_version=1,
         )
     ]

@@ -1,0 +1,159 @@
+"""The strategy that runs everything in one process: the algorithm and each runner in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from lightning_core.errors import ConfigurationError, ExecutionError
+from lightning_core.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
+from lightning_core.execution.event import StopEvent
+from lightning_core.store.base import LightningStore
+
+__all__ = ["SharedMemoryExecutionStrategy"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Worker(threading.Thread):
+    """A thread with an event loop that runs one coroutine, which can be cancelled from outside."""
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[None]], ended: threading.Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self._ended = ended
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.error: BaseException | None = None
+        self.finished = False
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except asyncio.CancelledError:
+            logger.debug("%s was cancelled", self.name)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.finished = True
+            self._ready.set()
+            self._ended.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._ready.set()
+        await self._work()
+
+    def cancel(self) -> None:
+        self._ready.wait()
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+class SharedMemoryExecutionStrategy(ExecutionStrategy):
+    """Runs the algorithm and the runners as threads of this process, with the store object in common.
+
+    Stopping escalates: the stop event, which lets running rollouts finish; then cancellation, which ends them
+    ``cancelled``; a thread that heeds neither is left behind (it does not keep the process alive) and named in the log.
+
+    Args:
+        n_runners: How many runners.
+        graceful_seconds: How long runners may take to finish their rollouts once the algorithm has ended or Ctrl+C
+            was pressed.
+        cancel_seconds: How long they may take after they are cancelled.
+    """
+
+    def __init__(
+        self, n_runners: int = 1, *, graceful_seconds: float = 5.0, cancel_seconds: float = 5.0
+    ) -> None:
+        if n_runners < 1:
+            raise ConfigurationError(f"n_runners must be at least 1, not {n_runners}")
+        self.n_runners = n_runners
+        self.graceful_seconds = graceful_seconds
+        self.cancel_seconds = cancel_seconds
+
+    def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
+        """Run everything to the end; see :meth:`ExecutionStrategy.execute`."""
+        stop = StopEvent()
+        ended = threading.Event()
+        main = _Worker("lightning-algorithm", lambda: algorithm(store, stop), ended)
+        runners = [
+            _Worker(f"lightning-runner-{number}", _bind(runner, store, number, stop), ended)
+            for number in range(self.n_runners)
+        ]
+        interrupt: KeyboardInterrupt | None = None
+        for worker in (*runners, main):
+            worker.start()
+        try:
+            self._watch(main, runners, ended)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        stop.set()
+        try:
+            if interrupt is not None:
+                main.cancel()
+            self._end([main, *runners])
+        except KeyboardInterrupt as error:
+            # Pressed once more: no more patience.
+            interrupt = error
+            for worker in (main, *runners):
+                worker.cancel()
+        if interrupt is not None:
+            raise interrupt
+        if main.error is not None:
+            raise main.error
+        for worker in runners:
+            if worker.error is not None:
+                raise ExecutionError(
+                    f"{worker.name} ended with {type(worker.error).__name__}: {worker.error}"
+                ) from worker.error
+
+    def _watch(self, main: _Worker, runners: list[_Worker], ended: threading.Event) -> None:
+        """Wait until the algorithm has ended, or cannot go on because a runner failed or none is left."""
+        while True:
+            ended.wait()
+            ended.clear()
+            if main.finished:
+                return
+            failed = next((worker for worker in runners if worker.error is not None), None)
+            if failed is not None:
+                logger.error("%s failed; stopping the run", failed.name)
+                main.cancel()
+                return
+            if all(worker.finished for worker in runners):
+                # They have reached max_rollouts. What the algorithm still waits for will not come.
+                main.join(self.graceful_seconds)
+                if not main.finished:
+                    logger.warning("all runners have reached max_rollouts; ending the algorithm")
+                    main.cancel()
+                return
+
+    def _end(self, workers: list[_Worker]) -> None:
+        if _join(workers, self.graceful_seconds):
+            return
+        for worker in workers:
+            if worker.is_alive():
+                worker.cancel()
+        for worker in _join(workers, self.cancel_seconds):
+            logger.error("%s does not stop; it is left behind", worker.name)
+
+
+def _bind(
+    runner: RunnerBundle, store: LightningStore, number: int, stop: StopEvent
+) -> Callable[[], Awaitable[None]]:
+    return lambda: runner(store, number, stop)
+
+
+def _join(workers: list[_Worker], seconds: float) -> list[_Worker]:
+    """Wait for the threads together, and return those that still run."""
+    give_up = time.monotonic() + seconds
+    for worker in workers:
+        worker.join(max(0.0, give_up - time.monotonic()))
+    return [worker for worker in workers if worker.is_alive()]

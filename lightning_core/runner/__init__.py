@@ -1,0 +1,9 @@
+"""Runners: take rollouts out of the store and put them through the agent."""
+
+from lightning_core._lazy import lazy_module
+
+__getattr__, __dir__, __all__ = lazy_module(
+    __name__,
+    {"AgentRunnerV2": "lightning_core.runner.agent", "BaseRunner": "lightning_core.runner.base"},
+    plugins={"AgentRunner": ("lightning_legacy", "lightning-legacy")},
+)

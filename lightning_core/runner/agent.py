@@ -1,0 +1,551 @@
+"""``AgentRunnerV2``: runs many rollouts at once in one worker, each in a context of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import ReadableSpan
+
+from lightning_core.bridge import bridge_loop
+from lightning_core.emitter import emit_exception
+from lightning_core.errors import (
+    ConfigurationError,
+    InvalidOutcomeError,
+    LightningError,
+    NoResourcesError,
+    RolloutTimeoutError,
+    StoreError,
+    TraceError,
+    VetoRollout,
+)
+from lightning_core.litagent.agent import LitAgent, call_deprecated_end, call_deprecated_start
+from lightning_core.plugin.lifecycle import LifecycleHooks, collect_hooks
+from lightning_core.runner.base import BaseRunner
+from lightning_core.runner.lifecycle import dispatch
+from lightning_core.runner.outcome import outcome_spans
+from lightning_core.store.base import LightningStore
+from lightning_core.store.lifecycle import DEFAULT_LEASE_SECONDS
+from lightning_core.tracer.base import BaseTracer
+from lightning_core.types import (
+    AttemptedRollout,
+    AttemptStatus,
+    Hook,
+    NamedResources,
+    RolloutMode,
+    RolloutV2,
+)
+
+if TYPE_CHECKING:
+    from lightning_core.execution.base import ExecutionEvent
+
+__all__ = ["AgentRunnerV2"]
+
+logger = logging.getLogger(__name__)
+
+T_task = TypeVar("T_task")
+
+_TRACEBACK_CHARACTERS = 4000
+
+
+@dataclass
+class _Ending:
+    """How an attempt ended."""
+
+    status: AttemptStatus = "succeeded"
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    error: BaseException | None = None
+
+    @classmethod
+    def failed(cls, reason: str, error: BaseException, status: AttemptStatus = "failed") -> _Ending:
+        metadata: dict[str, Any] = {"reason": reason, "error": _describe(error)}
+        if reason == "agent_error":
+            text = "".join(traceback.format_exception(error))
+            metadata["traceback"] = text[-_TRACEBACK_CHARACTERS:]
+        return cls(status, metadata, error)
+
+
+class AgentRunnerV2(BaseRunner[T_task]):
+    """Takes rollouts from the store, runs the agent under a tracer, and reports the result.
+
+    Each rollout runs in a task and a context of its own, so concurrent traces never mix. Sync agents run in threads
+    of their own. Heartbeats are sent from another thread, so they go on while an agent computes.
+
+    Every attempt ends in a final state; the reason of a failure is in its metadata under ``reason``
+    (``agent_error``, ``timeout``, ``cancelled``, ``no_resources`` or ``infrastructure``) and ``error``.
+
+    Args:
+        tracer: Records what the agent does.
+        max_rollouts: How many rollouts :meth:`iter` runs before it returns; ``None`` for no limit.
+        poll_interval: The longest wait, in seconds, before an idle runner asks the store again; a store that can
+            tells it at once.
+        concurrency: How many rollouts may run at the same time.
+        heartbeat_interval: Seconds between heartbeats; shorter where a lease asks for it.
+    """
+
+    def __init__(
+        self,
+        tracer: BaseTracer,
+        max_rollouts: int | None = None,
+        poll_interval: float = 5.0,
+        *,
+        concurrency: int = 1,
+        heartbeat_interval: float = 10.0,
+    ) -> None:
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency must be at least 1, not {concurrency}")
+        if max_rollouts is not None and max_rollouts < 0:
+            raise ConfigurationError(f"max_rollouts must not be negative, but is {max_rollouts}")
+        if poll_interval <= 0 or heartbeat_interval <= 0:
+            raise ConfigurationError("poll_interval and heartbeat_interval must be above 0 seconds")
+        self.tracer = tracer
+        self.max_rollouts = max_rollouts
+        self.poll_interval = poll_interval
+        self.concurrency = concurrency
+        self.heartbeat_interval = heartbeat_interval
+        self._agent: LitAgent[T_task] | None = None
+        self._store: LightningStore | None = None
+        self._hooks = LifecycleHooks()
+        self._run_id: str | None = None
+        self._active: dict[tuple[str, str], tuple[asyncio.Task[Any], float]] = {}
+
+    # Set-up
+
+    def init(self, agent: LitAgent[T_task], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
+        """Set the agent and the hooks, and prepare the tracer.
+
+        Raises:
+            InvalidHookError: If a hook is not async, or takes other parameters than its event has.
+        """
+        self._hooks = collect_hooks(hooks or ())
+        self._agent = agent
+        self.tracer.init()
+
+    def init_worker(
+        self, worker_id: int, store: LightningStore, *, run_id: str | None = None, **kwargs: Any
+    ) -> None:
+        """Set the worker's number and its store.
+
+        Args:
+            worker_id: The worker's number.
+            store: Where rollouts come from and spans go.
+            run_id: Run only rollouts of this run.
+            kwargs: Ignored.
+        """
+        self.worker_id = worker_id
+        self._store = store
+        self._run_id = run_id
+        self.get_agent().set_runner(self)
+        self.tracer.init_worker(worker_id)
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Clean up in the worker."""
+        self.tracer.teardown_worker(worker_id)
+        self.worker_id = None
+        self._store = None
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Forget agent and hooks, and tear the tracer down."""
+        self._agent = None
+        self._hooks = LifecycleHooks()
+        self.tracer.teardown()
+
+    def get_agent(self) -> LitAgent[T_task]:
+        """Return the agent.
+
+        Raises:
+            ConfigurationError: If :meth:`init` was not called; it is a ``ValueError`` too.
+        """
+        if self._agent is None:
+            raise ConfigurationError("the runner has no agent: call init(agent) first, or use run_context")
+        return self._agent
+
+    def get_store(self) -> LightningStore:
+        """Return the store.
+
+        Raises:
+            ConfigurationError: If :meth:`init_worker` was not called; it is a ``ValueError`` too.
+        """
+        if self._store is None:
+            raise ConfigurationError("the runner has no store: call init_worker(id, store), or use run_context")
+        return self._store
+
+    def get_worker_id(self) -> str:
+        """Return ``Worker-<number>``, or ``Worker-Unknown`` before :meth:`init_worker`."""
+        return f"Worker-{'Unknown' if self.worker_id is None else self.worker_id}"
+
+    # Running
+
+    async def iter(self, *, event: ExecutionEvent | None = None) -> None:
+        """Run rollouts from the store until ``event`` is set or ``max_rollouts`` are done.
+
+        A failing rollout is recorded and the next one begins. When the event is set, rollouts that have begun are
+        finished; when the coroutine is cancelled, they end ``cancelled``.
+        """
+        # Checked first, and where it can still be raised.
+        self.get_agent(), self.get_store()
+        begun = 0
+        stop = asyncio.create_task(_wait_for(event)) if event is not None else None
+        running: set[asyncio.Task[None]] = set()
+        beats = _Heartbeat(self)
+        try:
+            while stop is None or not (stop.done() or event is None or event.is_set()):
+                free = self.concurrency - len(running)
+                if self.max_rollouts is not None:
+                    free = min(free, self.max_rollouts - begun)
+                    if free <= 0 and begun >= self.max_rollouts:
+                        break
+                if free <= 0:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                rollouts = await self._take(free, running, stop)
+                begun += len(rollouts)
+                for rollout in rollouts:
+                    task = asyncio.create_task(self._run_quietly(rollout))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    beats.watch(rollout, task)
+                    task.add_done_callback(lambda _, rollout=rollout: beats.forget(rollout))
+            while running:
+                await asyncio.wait(running)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+            beats.stop()
+            if stop is not None:
+                stop.cancel()
+
+    async def _take(
+        self, limit: int, running: set[asyncio.Task[None]], stop: asyncio.Task[None] | None
+    ) -> list[AttemptedRollout]:
+        """Dequeue, waiting for work, for the end of a running rollout, or for the stop."""
+        store = self.get_store()
+        worker_id = self.get_worker_id()
+        try:
+            rollouts = await store.dequeue_rollouts(limit, worker_id, run_id=self._run_id)
+        except Exception:
+            logger.exception("%s cannot get work from the store; trying again", worker_id)
+            await asyncio.wait([stop or asyncio.create_task(asyncio.sleep(1.0))], timeout=1.0)
+            return []
+        if rollouts:
+            return rollouts
+        waiting = asyncio.create_task(
+            store.dequeue_rollouts(limit, worker_id, self.poll_interval, run_id=self._run_id)
+        )
+        others = {*running, *([stop] if stop is not None else [])}
+        try:
+            await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            try:
+                return await waiting
+            except Exception:
+                logger.exception("%s cannot get work from the store; trying again", worker_id)
+        return []
+
+    async def step(
+        self,
+        input: T_task,
+        *,
+        resources: NamedResources | None = None,
+        mode: RolloutMode | None = None,
+        event: ExecutionEvent | None = None,
+    ) -> RolloutV2:
+        """Run one task now and return its rollout; see :meth:`BaseRunner.step`.
+
+        Raises:
+            Exception: What the agent raised, or what kept it from running.
+        """
+        store = self.get_store()
+        resources_id = None
+        if resources is not None:
+            resources_id = (await store.add_resources(resources)).resources_id
+        rollout = await store.start_rollout(
+            input, mode, resources_id, run_id=self._run_id, worker_id=self.get_worker_id()
+        )
+        beats = _Heartbeat(self)
+        task = asyncio.create_task(self._run(rollout))
+        beats.watch(rollout, task)
+        try:
+            ending = await task
+        finally:
+            beats.stop()
+        if ending.error is not None:
+            raise ending.error
+        stored = await store.get_rollout_by_id(rollout.rollout_id)
+        assert stored is not None
+        return stored
+
+    async def _run_quietly(self, rollout: AttemptedRollout) -> None:
+        """Run one rollout; whatever happens is recorded or logged."""
+        try:
+            ending = await self._run(rollout)
+        except Exception:
+            # The store did not take the result. The lease will expire, and the rollout is retried or fails.
+            logger.exception("the result of rollout %s could not be reported", rollout.rollout_id)
+            return
+        if ending.error is not None and ending.status != "cancelled":
+            logger.warning(
+                "rollout %s %s: %s", rollout.rollout_id, ending.status, ending.metadata.get("error", "")
+            )
+
+    async def _run(self, rollout: AttemptedRollout) -> _Ending:
+        """Run one rollout from its resources to the report. Cancelled, it still reports, then ends cancelled."""
+        store = self.get_store()
+        agent = self.get_agent()
+        # The context of this task is this rollout's alone; the agent finds its runner through it.
+        agent.set_runner(self)
+        keywords: dict[str, Any] = {"agent": agent, "runner": self, "rollout": rollout}
+        name, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
+        started = False
+        try:
+            resources = await self._resources(rollout)
+            started = True
+            await dispatch("on_rollout_start", self._hooks.on_rollout_start, name, **keywords)
+            await call_deprecated_start(agent, rollout, self, self.tracer)
+            ending = await self._trace(agent, rollout, resources, keywords)
+        except VetoRollout as error:
+            ending = _Ending("cancelled", {"reason": "cancelled", "error": f"vetoed by {error}"}, error)
+        except asyncio.CancelledError as error:
+            ending = _Ending("cancelled", {"reason": "cancelled", "error": "cancelled from outside"}, error)
+        except NoResourcesError as error:
+            ending = _Ending.failed("no_resources", error)
+        except Exception as error:
+            ending = _Ending.failed("infrastructure", error)
+        if started:
+            with suppress(asyncio.CancelledError):
+                await self._end_hooks(agent, rollout, keywords)
+        # A lost connection must not lose the result while the lease still holds.
+        await store.update_attempt(name, attempt_id, status=ending.status, metadata=ending.metadata)
+        task = asyncio.current_task()
+        if isinstance(ending.error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise ending.error
+        return ending
+
+    async def _resources(self, rollout: AttemptedRollout) -> NamedResources:
+        store = self.get_store()
+        if rollout.resources_id is None:
+            update = await store.get_latest_resources()
+            if update is None:
+                raise NoResourcesError(
+                    f"rollout {rollout.rollout_id!r} needs resources and the store has none: give "
+                    "Trainer(initial_resources=...), let the algorithm add some, or call store.add_resources"
+                )
+        else:
+            update = await store.get_resources_by_id(rollout.resources_id)
+            if update is None:
+                raise NoResourcesError(
+                    f"rollout {rollout.rollout_id!r} asks for resources {rollout.resources_id!r}, which are not in "
+                    "the store"
+                )
+        return update.resources
+
+    async def _trace(
+        self,
+        agent: LitAgent[T_task],
+        rollout: AttemptedRollout,
+        resources: NamedResources,
+        keywords: dict[str, Any],
+    ) -> _Ending:
+        """Run the agent inside a trace, and store what it returned after the spans of the trace."""
+        store = self.get_store()
+        name, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
+        result: Any = None
+        emitted: list[ReadableSpan] = []
+        parent: trace_api.SpanContext | None = None
+        context = self.tracer.trace_context(
+            f"rollout {name}", store=store, rollout_id=name, attempt_id=attempt_id
+        )
+        traced = {**keywords, "tracer": self.tracer}
+        failure: TraceError | None = None
+        ending = _Ending()
+        try:
+            async with context as processor:
+                parent = trace_api.get_current_span().get_span_context()
+                try:
+                    await dispatch("on_trace_start", self._hooks.on_trace_start, name, **traced)
+                    result = await self._call(agent, rollout, resources)
+                except BaseException as error:
+                    ending = _agent_ending(error)
+                    if isinstance(error, Exception) and not isinstance(error, RolloutTimeoutError):
+                        emit_exception(error)
+                finally:
+                    with suppress(asyncio.CancelledError):
+                        await dispatch("on_trace_end", self._hooks.on_trace_end, name, **traced)
+                emitted = processor.spans
+            # Late enough to see what ended with the trace itself.
+            emitted = processor.spans
+        except TraceError as error:
+            failure = error
+        if failure is None and ending.error is None:
+            try:
+                spans = outcome_spans(result, emitted=emitted, rollout=rollout, parent=parent)
+            except InvalidOutcomeError as error:
+                return _Ending.failed("agent_error", error)
+            if spans:
+                await store.add_spans(spans)
+        if failure is not None and ending.error is None:
+            return _Ending.failed("infrastructure", failure)
+        return ending
+
+    async def _call(
+        self, agent: LitAgent[T_task], rollout: AttemptedRollout, resources: NamedResources
+    ) -> Any:
+        """Call the agent, within the rollout's time limit."""
+        limit = rollout.config.timeout_seconds
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                if agent.is_async():
+                    return await agent.rollout_async(rollout.input, resources, rollout)
+                return await _in_thread(lambda: agent.rollout(rollout.input, resources, rollout))
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise RolloutTimeoutError(
+                f"the agent ran longer than timeout_seconds={limit:g} of its rollout"
+            ) from error
+
+    async def _end_hooks(
+        self, agent: LitAgent[T_task], rollout: AttemptedRollout, keywords: dict[str, Any]
+    ) -> None:
+        calls = self._hooks.on_rollout_end
+        if calls:
+            try:
+                spans = await self.get_store().query_spans(rollout.rollout_id, rollout.attempt.attempt_id)
+            except StoreError:
+                logger.exception("the spans of rollout %s cannot be read for its hooks", rollout.rollout_id)
+                spans = []
+            await dispatch("on_rollout_end", calls, rollout.rollout_id, **keywords, spans=spans)
+        try:
+            await call_deprecated_end(agent, rollout, self, self.tracer)
+        except Exception:
+            logger.exception("on_rollout_end of the agent failed for rollout %s", rollout.rollout_id)
+
+
+class _Heartbeat:
+    """Renews the leases of a runner's rollouts, from the bridge's thread, and cancels those that lost theirs."""
+
+    def __init__(self, runner: AgentRunnerV2[Any]) -> None:
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._active: dict[tuple[str, str], tuple[asyncio.Task[Any], float]] = {}
+        self._beating: Any = None
+        self._wake: asyncio.Event | None = None
+        self._interval = runner.heartbeat_interval
+
+    def watch(self, rollout: AttemptedRollout, task: asyncio.Task[Any]) -> None:
+        lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
+        self._active[rollout.rollout_id, rollout.attempt.attempt_id] = (task, lease)
+        if self._beating is None or lease / 3 < self._interval:
+            self._interval = min(self._runner.heartbeat_interval, lease / 3)
+            if self._beating is not None:
+                self._beating.cancel()
+            self._beating = asyncio.run_coroutine_threadsafe(self._beat(self._interval), bridge_loop())
+
+    def forget(self, rollout: AttemptedRollout) -> None:
+        self._active.pop((rollout.rollout_id, rollout.attempt.attempt_id), None)
+
+    def stop(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self, interval: float) -> None:
+        store, worker_id = self._runner.get_store(), self._runner.get_worker_id()
+        while True:
+            await asyncio.sleep(interval)
+            active = dict(self._active)
+            try:
+                if active:
+                    lost = set(await store.renew_leases(worker_id, list(active)))
+                else:
+                    await store.update_worker(worker_id)
+                    continue
+            except Exception:
+                logger.exception("%s: the heartbeat did not reach the store", worker_id)
+                continue
+            for (rollout_id, attempt_id), (task, _) in active.items():
+                if attempt_id in lost and not task.done():
+                    logger.warning(
+                        "rollout %s was cancelled or given to another worker; dropping attempt %s",
+                        rollout_id,
+                        attempt_id,
+                    )
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(task.cancel)
+
+
+def _agent_ending(error: BaseException) -> _Ending:
+    if isinstance(error, asyncio.CancelledError):
+        return _Ending("cancelled", {"reason": "cancelled", "error": _describe(error)}, error)
+    if isinstance(error, RolloutTimeoutError):
+        return _Ending.failed("timeout", error, "timeout")
+    if isinstance(error, NoResourcesError):
+        return _Ending.failed("no_resources", error)
+    if isinstance(error, Exception):
+        return _Ending.failed("agent_error", error)
+    raise error
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, LightningError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run a sync agent in a daemon thread of its own, in a copy of this context.
+
+    A pool would do for agents that return. One that is stuck past its time limit cannot be ended; in a thread of its
+    own it starves nobody, and does not keep the process alive.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def finish(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def call() -> None:
+        result, failure = None, None
+        try:
+            result = context.run(function)
+        except StopIteration as error:
+            # A future refuses StopIteration.
+            failure = RuntimeError(f"the agent raised StopIteration: {error}")
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(finish, result, failure)
+
+    threading.Thread(target=call, name="lightning-agent", daemon=True).start()
+    return await future
+
+
+async def _wait_for(event: ExecutionEvent) -> None:
+    """Wait until the event is set."""
+    wait_async = getattr(event, "wait_async", None)
+    if wait_async is not None:
+        await wait_async()
+        return
+    while not event.is_set():
+        # An event of another make, such as multiprocessing's, can only be asked.
+        await asyncio.sleep(0.05)

@@ -1,0 +1,452 @@
+"""``Trainer``: puts the parts together by name and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from lightning_core.adapter.base import TraceAdapter
+from lightning_core.algorithm.base import BaseAlgorithm, FastAlgorithm
+from lightning_core.bridge import run_sync
+from lightning_core.engine.base import BaseEngine
+from lightning_core.errors import ConfigurationError, DatasetError
+from lightning_core.execution.base import ExecutionEvent, ExecutionStrategy
+from lightning_core.litagent.agent import LitAgent
+from lightning_core.plugin.lifecycle import collect_hooks
+from lightning_core.plugin.resolution import resolve, resolve_argument
+from lightning_core.runner.base import BaseRunner
+from lightning_core.store.base import LightningStore
+from lightning_core.tracer.base import BaseTracer
+from lightning_core.trainer.result import TrainingResult
+from lightning_core.trainer.scope import RunStore
+from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Resource, Run, RunStatus
+
+__all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+Spec: TypeAlias = T | type[T] | Callable[..., T] | str | Mapping[str, Any] | None
+"""How a part may be given."""
+
+
+class Trainer(ParallelWorkerBase):
+    """Runs an agent on tasks, so that an algorithm can improve its resources.
+
+    Every part is given as a specification: an instance, a class, a factory, an installed name (``"otel"``), a URL
+    (``"sqlite:///runs.db"``), an import path (``"pkg.mod:Class"``), or ``{"type": any of these, **settings}``. ``None``
+    stands for the default, which ``lightning-core doctor`` prints.
+
+    Args:
+        dev: Dry run: the algorithm must be a ``FastAlgorithm``, ``baseline`` unless another is given.
+        n_runners: How many runners work in parallel.
+        max_rollouts: How many rollouts each runner runs at most; ``None`` for no limit.
+        initial_resources: The resources to start from, by name.
+        tracer: Records what agents do.
+        adapter: Turns spans into training data.
+        store: Where rollouts, spans and results are kept.
+        runner: Runs the rollouts.
+        strategy: Where algorithm and runners execute.
+        algorithm: What learns.
+        llm_proxy: Proxy between agents and models.
+        n_workers: Deprecated, use ``n_runners``.
+        max_tasks: Deprecated, use ``max_rollouts``.
+        daemon: Deprecated, without effect.
+        triplet_exporter: Deprecated, use ``adapter``.
+        hooks: Follow the lifecycle of each rollout: a list of hooks or specifications.
+        engine: Serves a model while the run lasts; agents find it as the resource ``main_llm``.
+        unknown: Anything else is refused.
+
+    Raises:
+        ConfigurationError: If arguments do not fit together, or a keyword does not exist.
+        PluginError: If a part cannot be found or its settings are wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        dev: bool = False,
+        n_runners: int | None = None,
+        max_rollouts: int | None = None,
+        initial_resources: NamedResources | None = None,
+        tracer: Spec[BaseTracer] = None,
+        adapter: Spec[TraceAdapter[Any]] = None,
+        store: Spec[LightningStore] = None,
+        runner: Spec[BaseRunner[Any]] = None,
+        strategy: Spec[ExecutionStrategy] = None,
+        algorithm: Spec[BaseAlgorithm] = None,
+        llm_proxy: Spec[Any] = None,
+        n_workers: int | None = None,
+        max_tasks: int | None = None,
+        daemon: bool | None = None,
+        triplet_exporter: Spec[TraceAdapter[Any]] = None,
+        hooks: Sequence[Spec[Hook]] | Spec[Hook] = None,
+        engine: Spec[BaseEngine] = None,
+        **unknown: Any,
+    ) -> None:
+        _refuse_unknown(unknown)
+        if daemon is not None:
+            _deprecated("daemon", "nothing; it has no effect")
+        n_runners = _renamed("n_workers", n_workers, "n_runners", n_runners)
+        max_rollouts = _renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
+        adapter = _renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
+        if n_runners is not None and n_runners < 1:
+            raise ConfigurationError(f"Trainer(n_runners={n_runners}): at least 1 is needed")
+        self.is_dev = dev
+        self.max_rollouts = max_rollouts
+        self.initial_resources = _check_resources(initial_resources)
+        self.adapter: TraceAdapter[Any] | None = resolve("adapter", adapter)
+        self.algorithm: BaseAlgorithm | None = self._resolve_algorithm(algorithm)
+        self.tracer: BaseTracer = resolve("tracer", tracer)
+        self.hooks: list[Hook] = _resolve_hooks(hooks)
+        collect_hooks(self.hooks)
+        strategy_defaults = {} if n_runners is None else {"n_runners": n_runners}
+        self.strategy: ExecutionStrategy = resolve("strategy", strategy, **strategy_defaults)
+        if n_runners is not None and self.strategy.n_runners != n_runners:
+            raise ConfigurationError(
+                f"Trainer(n_runners={n_runners}) and its strategy, which has {self.strategy.n_runners}, disagree"
+            )
+        self.n_runners = self.strategy.n_runners
+        self._runner_spec: Any = runner
+        if isinstance(runner, BaseRunner) and self.n_runners > 1:
+            raise ConfigurationError(
+                f"Trainer(runner=<instance>) cannot serve {self.n_runners} workers, each of which needs its own; "
+                "give a name, a class or {'type': ..., **settings}"
+            )
+        # Made here once, so that a wrong setting is found before anything starts.
+        self.runner: BaseRunner[Any] = self._make_runner()
+        self.engine: BaseEngine | None = resolve("engine", engine)
+        self.store: LightningStore = resolve("store", store)
+        self.llm_proxy: Any = resolve("llm_proxy", llm_proxy)
+        self._settings = {
+            "tracer": _describe(tracer, self.tracer),
+            "store": self.store.location,
+            "runner": _describe(runner, self.runner),
+            "strategy": _describe(strategy, self.strategy),
+            "n_runners": self.n_runners,
+            "adapter": _describe(adapter, self.adapter),
+            "algorithm": _describe(algorithm, self.algorithm),
+            "engine": _describe(engine, self.engine),
+            "hooks": [type(hook).__name__ for hook in self.hooks],
+        }
+
+    def fit(
+        self,
+        agent: LitAgent[Any],
+        train_data: Any = None,
+        *,
+        val_data: Any = None,
+        dev_data: Any = None,
+        dev_backend: Any = None,
+    ) -> TrainingResult:
+        """Train the agent on a dataset.
+
+        Args:
+            agent: The agent, for instance a function under ``@rollout``.
+            train_data: Tasks to learn from: anything with a length and item access.
+            val_data: Held-out tasks.
+            dev_data: Tasks for a dry run; used in place of the other two with ``Trainer(dev=True)``.
+            dev_backend: Deprecated, use ``dev_data``.
+
+        Returns:
+            Best resources, metrics, counts by final status, and where the run is stored.
+
+        Raises:
+            DatasetError: If a dataset is empty, or has no length or item access.
+            ConfigurationError: If there is no algorithm.
+            ImportError: If data are a server's URL or a client, and ``lightning-legacy`` is not installed.
+        """
+        if dev_backend is not None:
+            _deprecated("dev_backend", "dev_data")
+            dev_data = dev_backend if dev_data is None else dev_data
+        for data in (train_data, val_data, dev_data):
+            if isinstance(data, str) or hasattr(data, "poll_next_task"):
+                raise ImportError(
+                    "a server's URL or a client as data is the v0.1 API, which the plugin lightning-legacy provides. "
+                    "To get it: pip install lightning-legacy"
+                )
+        if self.is_dev and dev_data is not None:
+            train_data, val_data = dev_data, None
+        return self.fit_v2(agent, train_data, val_dataset=val_data)
+
+    def fit_v2(
+        self,
+        agent: LitAgent[T_co],
+        train_dataset: Dataset[T_co] | None = None,
+        *,
+        val_dataset: Dataset[T_co] | None = None,
+    ) -> TrainingResult:
+        """Train the agent on datasets; see :meth:`fit`."""
+        algorithm = self.algorithm
+        if algorithm is None:
+            raise ConfigurationError(
+                "Trainer has no algorithm: give algorithm='baseline' to run each task once, 'search' to find the best "
+                "prompt, or one of your own"
+            )
+        if self.is_dev and not isinstance(algorithm, FastAlgorithm):
+            raise ConfigurationError(
+                f"a dry run needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
+                "leave the algorithm out to get 'baseline'"
+            )
+        return self._fit(agent, algorithm, train_dataset, val_dataset)
+
+    def dev(
+        self,
+        agent: LitAgent[T_co],
+        train_dataset: Dataset[T_co] | None = None,
+        *,
+        val_dataset: Dataset[T_co] | None = None,
+    ) -> TrainingResult:
+        """Try everything out with a ``FastAlgorithm`` and the real runner; see :meth:`fit`.
+
+        Uses the trainer's algorithm, or ``baseline`` if there is none.
+
+        Raises:
+            ConfigurationError: If the trainer's algorithm is no ``FastAlgorithm``.
+        """
+        algorithm = self.algorithm if self.algorithm is not None else resolve("algorithm", "baseline")
+        if not isinstance(algorithm, FastAlgorithm):
+            raise ConfigurationError(
+                f"Trainer.dev needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
+                "use Trainer(algorithm='baseline').dev(...)"
+            )
+        return self._fit(agent, algorithm, train_dataset, val_dataset)
+
+    def client(self) -> Any:
+        """Return the v0.1 client.
+
+        Raises:
+            ImportError: Always; the plugin ``lightning-legacy`` provides it.
+        """
+        raise ImportError("Trainer.client is the v0.1 API. To get it: pip install lightning-legacy")
+
+    @staticmethod
+    def kill_orphaned_processes() -> None:
+        """End processes that earlier runs left behind.
+
+        Strategies of the core start threads only, so there are none; strategies that start processes end their own.
+        """
+
+    # The inside
+
+    def _resolve_algorithm(self, spec: Any) -> BaseAlgorithm | None:
+        if spec is None and self.is_dev:
+            spec = "baseline"
+        return resolve("algorithm", spec)
+
+    def _make_runner(self) -> BaseRunner[Any]:
+        defaults: dict[str, Any] = {"tracer": self.tracer}
+        if self.max_rollouts is not None:
+            defaults["max_rollouts"] = self.max_rollouts
+        return resolve("runner", self._runner_spec, **defaults)
+
+    def _fit(
+        self,
+        agent: LitAgent[Any],
+        algorithm: BaseAlgorithm,
+        train_dataset: Dataset[Any] | None,
+        val_dataset: Dataset[Any] | None,
+    ) -> TrainingResult:
+        if not isinstance(agent, LitAgent):  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
+            raise ConfigurationError(
+                f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass LitAgent"
+            )
+        _check_dataset("train", train_dataset)
+        _check_dataset("val", val_dataset)
+        run = Run(settings=self._settings)
+        store = RunStore(self.store, run.run_id)
+        agent.set_trainer(self)
+        algorithm.reset()
+        algorithm.set_trainer(self)
+        algorithm.set_store(store)
+        algorithm.set_adapter(self.adapter)
+        algorithm.set_llm_proxy(self.llm_proxy)
+        for hook in self.hooks:
+            hook.init()
+        status: RunStatus = "failed"
+        error: str | None = None
+        try:
+            resources = self._start_engine()
+            algorithm.set_initial_resources(resources)
+            run_sync(self._begin(run, resources))
+            self.strategy.execute(
+                _AlgorithmBundle(algorithm, train_dataset, val_dataset),
+                _RunnerBundle(self, agent, run.run_id),
+                store,
+            )
+            status = "succeeded"
+        except KeyboardInterrupt:
+            status, error = "cancelled", "interrupted"
+        except BaseException as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            raise
+        finally:
+            result = self._finish(run, algorithm, status, error)
+            if self.engine is not None:
+                self.engine.stop()
+            for hook in self.hooks:
+                hook.teardown()
+        if status == "cancelled":
+            logger.warning("interrupted; run %s is stored in %s", run.run_id, result.store)
+            # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
+            raise SystemExit(130)
+        return result
+
+    def _start_engine(self) -> NamedResources | None:
+        if self.engine is None:
+            return self.initial_resources
+        served = {"main_llm": self.engine.start()}
+        return {**served, **(self.initial_resources or {})}
+
+    async def _begin(self, run: Run, resources: NamedResources | None) -> None:
+        await self.store.save_run(run)
+        if resources is not None or await self.store.get_latest_resources() is None:
+            # Even an empty set says that this run's agents have what they get.
+            await self.store.add_resources(resources or {})
+
+    def _finish(
+        self, run: Run, algorithm: BaseAlgorithm, status: RunStatus, error: str | None
+    ) -> TrainingResult:
+        async def finish() -> TrainingResult:
+            statistics = await self.store.statistics(run_id=run.run_id)
+            result = TrainingResult(
+                run_id=run.run_id,
+                status=status,
+                best_resources=algorithm.best_resources,
+                metrics=algorithm.metrics_history,
+                rollouts=statistics.rollouts,
+                store=self.store.location,
+                start_time=run.start_time,
+                end_time=time.time(),
+                settings=self._settings,
+            )
+            stored = result.without_keys().model_dump(mode="json")
+            await self.store.save_run(
+                run.model_copy(
+                    update={"status": status, "end_time": result.end_time, "result": stored, "error": error}
+                )
+            )
+            return result
+
+        return run_sync(finish())
+
+
+class _AlgorithmBundle:
+    """Runs the algorithm; a sync one in a thread of its own, so that waiting for it blocks no event loop."""
+
+    def __init__(self, algorithm: BaseAlgorithm, train: Dataset[Any] | None, val: Dataset[Any] | None) -> None:
+        self._algorithm = algorithm
+        self._datasets = (train, val)
+
+    async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
+        self._algorithm.set_store(store)
+        if self._algorithm.is_async():
+            running = self._algorithm.run(*self._datasets)
+        else:
+            running = await asyncio.to_thread(self._algorithm.run, *self._datasets)
+        if inspect.isawaitable(running):
+            await running
+
+
+class _RunnerBundle:
+    """Sets up one runner in its worker, runs it, and tears it down."""
+
+    def __init__(self, trainer: Trainer, agent: LitAgent[Any], run_id: str) -> None:
+        self._trainer = trainer
+        self._agent = agent
+        self._run_id = run_id
+
+    async def __call__(self, store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+        trainer = self._trainer
+        runner = trainer.runner if trainer.n_runners == 1 else trainer._make_runner()  # pyright: ignore[reportPrivateUsage] - one module
+        runner.init(self._agent, hooks=trainer.hooks)
+        try:
+            runner.init_worker(worker_id, store, run_id=self._run_id)
+            try:
+                for hook in trainer.hooks:
+                    hook.init_worker(worker_id)
+                await runner.iter(event=event)
+            finally:
+                for hook in trainer.hooks:
+                    hook.teardown_worker(worker_id)
+                runner.teardown_worker(worker_id)
+        finally:
+            runner.teardown()
+
+
+def _refuse_unknown(unknown: dict[str, Any]) -> None:
+    if not unknown:
+        return
+    import difflib
+
+    known = [name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", "unknown")]
+    lines: list[str] = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, n=1)
+        lines.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise ConfigurationError(f"Trainer has no argument {', '.join(lines)}; it takes {', '.join(known)}")
+
+
+def _deprecated(old: str, new: str) -> None:
+    warnings.warn(f"Trainer's {old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
+
+
+def _renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:
+    if old_value is None:
+        return new_value
+    _deprecated(old, new)
+    if new_value is not None:
+        raise ConfigurationError(f"Trainer got both {new} and {old}, its deprecated name; give {new} only")
+    return old_value
+
+
+def _resolve_hooks(hooks: Any) -> list[Hook]:
+    if hooks is None:
+        return []
+    if isinstance(hooks, str | Mapping | Hook | type):
+        hooks = [hooks]
+    return [resolve_argument(f"hooks[{index}]", "hook", spec) for index, spec in enumerate(hooks)]
+
+
+def _describe(spec: Any, part: object) -> str | None:
+    """How a part is written down in the run's settings: its name if it was chosen by name, else its class."""
+    if part is None:
+        return None
+    if isinstance(spec, Mapping):
+        spec = spec.get("type")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] - any mapping
+    return spec if isinstance(spec, str) and "://" not in spec else type(part).__name__
+
+
+def _check_resources(resources: Any) -> NamedResources | None:
+    if resources is None:
+        return None
+    if not isinstance(resources, dict):
+        raise ConfigurationError(
+            f"initial_resources must be a dict of names to resources, not {type(resources).__name__}"
+        )
+    for name, resource in resources.items():  # pyright: ignore[reportUnknownVariableType] - checked here
+        if not isinstance(resource, Resource):
+            raise ConfigurationError(
+                f"initial_resources[{name!r}] is a {type(resource).__name__}, not a resource such as LLM or "  # pyright: ignore[reportUnknownArgumentType] - any value
+                "PromptTemplate"
+            )
+    return resources  # pyright: ignore[reportUnknownVariableType] - checked above
+
+
+def _check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
+    if dataset is None:
+        return
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DatasetError(
+            f"the {which} dataset is a {type(dataset).__name__}, without a length or item access; "
+            "make a list of it: list(dataset)"
+        )
+    if len(dataset) == 0:
+        raise DatasetError(f"the {which} dataset is empty, so there is nothing to run")
