@@ -109,6 +109,9 @@ class LitAgent(Generic[T]):
         """
         ref: weakref.ref[BaseRunner[Any]] = weakref.ref(runner)
         here = _runners_here.get() or {}
+        entry = here.get(id(self))
+        if entry is not None and entry[0]() is self and entry[1]() is runner:
+            return
         living = {key: entry for key, entry in here.items() if entry[0]() is not None}
         _runners_here.set({**living, id(self): (weakref.ref(self), ref)})
         with _lock:
