@@ -21,7 +21,9 @@ class SharedMemoryConfig(BaseModel):
 
     n_runners: int = Field(1, ge=1, description="How many runners take rollouts at the same time.")
     graceful_seconds: float = Field(
-        5.0, ge=0, description="Seconds in which running rollouts may end once the run is over or interrupted."
+        5.0,
+        ge=0,
+        description="Seconds in which running rollouts may end once the run is over or interrupted.",
     )
     cancel_seconds: float = Field(5.0, ge=0, description="Seconds in which cancelled rollouts may end.")
 
@@ -44,7 +46,9 @@ class EndpointConfig(BaseModel):
     base_url: str | None = Field(None, description="The API's base URL; none: ``OPENAI_BASE_URL``.")
     model: str | None = Field(None, description="The model; none: ``OPENAI_MODEL``, or the first one served.")
     api_key: SecretStr | None = Field(None, description="The key; none: ``OPENAI_API_KEY``.")
-    timeout: float = Field(10.0, gt=0, description="Seconds within which the endpoint must answer at the start.")
+    timeout: float = Field(
+        10.0, gt=0, description="Seconds within which the endpoint must answer at the start."
+    )
 
 
 class AgentRunnerConfig(BaseModel):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["API_VERSION", "KINDS", "Component", "EmptyConfig", "Kind"]
+__all__ = ["API_VERSION", "KINDS", "NAME", "Component", "EmptyConfig", "Kind"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -17,6 +18,10 @@ API_VERSION = 1
 
 Kind = Literal["tracer", "store", "runner", "adapter", "algorithm", "strategy", "llm_proxy", "engine", "hook"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All kinds of components."""
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+"""What the name of a component looks like."""
 
 
 class EmptyConfig(BaseModel):

@@ -8,24 +8,16 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final, TypeGuard
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from importlib.metadata import Distribution, distributions
+from typing import Final, TypeGuard
 
 import lightning_core
-from lightning_core.plugin.component import KINDS, Kind
+from lightning_core.plugin.component import KINDS, NAME, Kind
 from lightning_core.plugin.markers import PROJECT
 
-if TYPE_CHECKING:
-    # The same interface, with better types.
-    from importlib.metadata import Distribution, distributions
-else:
-    from importlib_metadata import Distribution, distributions
-
 __all__ = [
+    "CORE",
     "DISABLE_VARIABLE",
-    "NAME",
     "Entry",
     "Inventory",
     "Problem",
@@ -37,10 +29,8 @@ __all__ = [
 DISABLE_VARIABLE: Final = "LIGHTNING_CORE_DISABLE_PLUGINS"
 """Comma-separated patterns such as ``tracer.agentops,hook.*``."""
 
-NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
-"""What the name of a component looks like."""
-
 CORE: Final = "lightning-core"
+"""The distribution that this module belongs to."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,7 @@ def _announcing() -> Iterator[Distribution]:
         # Parsing the metadata of everything that is installed would take most of the time of a listing.
         if text is None or PROJECT not in text:
             continue
-        name = canonicalize_name(distribution.metadata["Name"] or "")
+        name = canonical(distribution.metadata["Name"] or "")
         if name in seen or name == CORE:
             continue
         seen.add(name)
@@ -164,6 +154,11 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             yield Entry(kind, component, point.value, name, version, tuple(distribution.requires or ()))
 
 
+def canonical(name: str) -> str:
+    """A distribution's name in the one spelling that stands for all (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _is_kind(word: str) -> TypeGuard[Kind]:
     return word in KINDS
 
@@ -180,12 +175,15 @@ def disabled_by(kind: str, name: str) -> str | None:
 
 def unmet_requirement(entry: Entry) -> str | None:
     """Return the distribution's requirement on lightning-core if this version does not satisfy it."""
+    # Imported when a plugin is selected, not when the names are listed.
+    from packaging.requirements import InvalidRequirement, Requirement
+
     for line in entry.requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
             continue
-        if canonicalize_name(requirement.name) != CORE:
+        if canonical(requirement.name) != CORE:
             continue
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

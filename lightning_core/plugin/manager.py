@@ -26,11 +26,10 @@ from lightning_core.errors import (
 )
 from lightning_core.plugin import builtins
 from lightning_core.plugin.catalog import FIRST_PARTY, PLURALS
-from lightning_core.plugin.component import API_VERSION, KINDS, Component, Kind
+from lightning_core.plugin.component import API_VERSION, KINDS, NAME, Component, Kind
 from lightning_core.plugin.discovery import (
     CORE,
     DISABLE_VARIABLE,
-    NAME,
     Entry,
     Inventory,
     Problem,

@@ -16,9 +16,7 @@ from lightning_core.errors import (
     PluginSettingsError,
 )
 from lightning_core.plugin.catalog import BASES, DEFAULTS
-from lightning_core.plugin.component import KINDS, Component, Kind
-from lightning_core.plugin.discovery import NAME
-from lightning_core.plugin.manager import plugin_manager
+from lightning_core.plugin.component import KINDS, NAME, Component, Kind
 from lightning_core.plugin.settings import bind_settings, keywords_of, validate_settings
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_core.algorithm.base import BaseAlgorithm
     from lightning_core.engine.base import BaseEngine
     from lightning_core.execution.base import ExecutionStrategy
+    from lightning_core.plugin.manager import PluginManager
     from lightning_core.runner.base import BaseRunner
     from lightning_core.store.base import LightningStore
     from lightning_core.tracer.base import BaseTracer
@@ -96,9 +95,17 @@ def resolve_argument(field: str, kind: Kind, spec: Any, defaults: Mapping[str, A
 
 def default_name(kind: Kind) -> str | None:
     """The name that ``None`` selects with what is installed now, or ``None`` if it selects nothing."""
-    selectable = plugin_manager().names(kind)
-    conflicts = plugin_manager().inventory.conflicts
+    manager = _manager()
+    selectable, conflicts = manager.names(kind), manager.inventory.conflicts
     return next((name for name in DEFAULTS[kind] if name in selectable or (kind, name) in conflicts), None)
+
+
+def _manager() -> PluginManager:
+    # Reading the metadata of what is installed takes imports that a program without a name to look up can
+    # spare.
+    from lightning_core.plugin.manager import plugin_manager
+
+    return plugin_manager()
 
 
 class _Resolution:
@@ -150,11 +157,11 @@ class _Resolution:
         return self.named(text, settings)
 
     def named(self, name: str, settings: Mapping[str, Any]) -> Any:
-        return self.component(plugin_manager().load(self.kind, name), settings)
+        return self.component(_manager().load(self.kind, name), settings)
 
     def url(self, url: str, settings: Mapping[str, Any]) -> Any:
         name = url.partition("://")[0].lower()
-        component = plugin_manager().load(self.kind, name)
+        component = _manager().load(self.kind, name)
         shown = _without_credentials(url)
         if component.from_url is None:
             raise InvalidSpecError(
