@@ -54,7 +54,11 @@ class BaseTracer(ParallelWorkerBase, ABC):
 
     @abstractmethod
     def get_last_trace(self) -> list[ReadableSpan]:
-        """Return the spans of the trace that was opened last in the current context, in the order they ended."""
+        """Return the spans of a trace, in the order in which they ended.
+
+        It is the trace that was opened or closed last in the current context. Where there was none, it is the
+        one that this tracer opened last anywhere, so that what ``asyncio.run`` or a thread traced can be read.
+        """
 
     def trace_run(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function inside a trace that is named after it, and return its result."""

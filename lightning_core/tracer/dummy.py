@@ -22,6 +22,7 @@ class DummyTracer(BaseTracer):
 
     def __init__(self) -> None:
         self._tracer = private_provider(SpanRouter()).get_tracer("lightning_core")
+        self._latest: LightningSpanProcessor | None = None
 
     def trace_context(
         self,
@@ -32,9 +33,10 @@ class DummyTracer(BaseTracer):
         attempt_id: str | None = None,
     ) -> TraceContext:
         """Open a trace; see :meth:`BaseTracer.trace_context`. There is no root span to name."""
-        return TraceContext(LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer))
+        self._latest = LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer)
+        return TraceContext(self._latest)
 
     def get_last_trace(self) -> list[ReadableSpan]:
-        """Return the spans of the trace that was opened last in the current context."""
-        trace = last_trace()
+        """Return the spans of the last trace; see :meth:`BaseTracer.get_last_trace`."""
+        trace = last_trace(self._tracer) or self._latest
         return trace.spans if trace is not None else []
