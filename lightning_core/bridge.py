@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 from collections.abc import Coroutine
@@ -21,7 +22,8 @@ def bridge_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            # A loop keeps the context that it was made in, which may hold a whole trace, for ever.
+            _loop = contextvars.Context().run(asyncio.new_event_loop)
             threading.Thread(target=_loop.run_forever, name="lightning-bridge", daemon=True).start()
         return _loop
 
