@@ -173,7 +173,7 @@ class RolloutTimeoutError(AgentError, TimeoutError):
     """The attempt ran longer than ``RolloutConfig.timeout_seconds``."""
 
 
-class VetoRollout(LightningError):  # noqa: N818 - a request to stop, in the style of StopIteration
+class VetoRollout(LightningError):
     """Raised by a hook in ``on_rollout_start``: the rollout ends ``cancelled`` with this reason."""
 
 

@@ -75,7 +75,9 @@ class BaseAlgorithm(ABC):
             ConfigurationError: If there is none.
         """
         if self._store is None:
-            raise ConfigurationError(f"{type(self).__name__} has no store; it is set by Trainer.fit, or set_store")
+            raise ConfigurationError(
+                f"{type(self).__name__} has no store; it is set by Trainer.fit, or set_store"
+            )
         return self._store
 
     def set_adapter(self, adapter: TraceAdapter[Any] | None) -> None:

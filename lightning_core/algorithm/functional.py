@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from lightning_core.algorithm.base import BaseAlgorithm
 from lightning_core.errors import ConfigurationError
@@ -79,13 +79,13 @@ class FunctionalAlgorithm(BaseAlgorithm, Generic[P, R]):
     def _keep(self, result: Any) -> None:
         if result is None:
             return
-        if not isinstance(result, dict) or not all(isinstance(value, Resource) for value in result.values()):  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] - any result
+        values = cast("dict[str, Any]", result).values() if isinstance(result, dict) else [result]
+        if not isinstance(result, dict) or not all(isinstance(value, Resource) for value in values):
             raise ConfigurationError(
                 f"@algo {getattr(self, '__name__', '')} returned a {type(result).__name__}; return the best "  # pyright: ignore[reportUnknownArgumentType] - any result
                 "resources as a dict of names to resources, or None"
             )
-        best: NamedResources = result
-        self.best_resources = best
+        self.best_resources = cast("NamedResources", result)
 
 
 def algo(function: Callable[P, R]) -> FunctionalAlgorithm[P, R]:

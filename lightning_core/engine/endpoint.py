@@ -59,7 +59,9 @@ class EndpointEngine(BaseEngine):
                 answer: Any = json.loads(response.read())
             served = [str(model["id"]) for model in answer["data"]]
         except urllib.error.HTTPError as error:
-            advice = "check the key (api_key, OPENAI_API_KEY)" if error.code in (401, 403) else "check base_url"
+            advice = (
+                "check the key (api_key, OPENAI_API_KEY)" if error.code in (401, 403) else "check base_url"
+            )
             raise EngineError(f"{request.full_url} answers {error.code} {error.reason}: {advice}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EngineError(

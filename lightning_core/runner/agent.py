@@ -115,7 +115,6 @@ class AgentRunnerV2(BaseRunner[T_task]):
         self._store: LightningStore | None = None
         self._hooks = LifecycleHooks()
         self._run_id: str | None = None
-        self._active: dict[tuple[str, str], tuple[asyncio.Task[Any], float]] = {}
 
     # Set-up
 
@@ -175,7 +174,9 @@ class AgentRunnerV2(BaseRunner[T_task]):
             ConfigurationError: If :meth:`init_worker` was not called; it is a ``ValueError`` too.
         """
         if self._store is None:
-            raise ConfigurationError("the runner has no store: call init_worker(id, store), or use run_context")
+            raise ConfigurationError(
+                "the runner has no store: call init_worker(id, store), or use run_context"
+            )
         return self._store
 
     def get_worker_id(self) -> str:
@@ -191,7 +192,8 @@ class AgentRunnerV2(BaseRunner[T_task]):
         finished; when the coroutine is cancelled, they end ``cancelled``.
         """
         # Checked first, and where it can still be raised.
-        self.get_agent(), self.get_store()
+        self.get_agent()
+        self.get_store()
         begun = 0
         stop = asyncio.create_task(_wait_for(event)) if event is not None else None
         running: set[asyncio.Task[None]] = set()
@@ -325,8 +327,11 @@ class AgentRunnerV2(BaseRunner[T_task]):
         except Exception as error:
             ending = _Ending.failed("infrastructure", error)
         if started:
+            # Hooks see how the attempt ended, though that is reported only after them.
+            metadata = {**rollout.attempt.metadata, **ending.metadata}
+            ended = rollout.replace(attempt=rollout.attempt.replace(status=ending.status, metadata=metadata))
             with suppress(asyncio.CancelledError):
-                await self._end_hooks(agent, rollout, keywords)
+                await self._end_hooks(agent, ended, {**keywords, "rollout": ended})
         # A lost connection must not lose the result while the lease still holds.
         await store.update_attempt(name, attempt_id, status=ending.status, metadata=ending.metadata)
         task = asyncio.current_task()
@@ -546,6 +551,6 @@ async def _wait_for(event: ExecutionEvent) -> None:
     if wait_async is not None:
         await wait_async()
         return
-    while not event.is_set():
-        # An event of another make, such as multiprocessing's, can only be asked.
+    # An event of another make, such as multiprocessing's, can only be asked.
+    while not event.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0.05)

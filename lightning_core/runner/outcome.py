@@ -60,9 +60,7 @@ def outcome_spans(
     ]
 
 
-def _returned_spans(
-    result: list[Any], emitted: Sequence[SpanLike], rollout: AttemptedRollout
-) -> list[Span]:
+def _returned_spans(result: list[Any], emitted: Sequence[SpanLike], rollout: AttemptedRollout) -> list[Span]:
     attempt_id = rollout.attempt.attempt_id
     seen = {_span_id(span) for span in emitted}
     spans: list[Span] = []

@@ -84,7 +84,7 @@ class EnqueueRequest(Model):
 class StoreStatistics(Model):
     """How much a store holds."""
 
-    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict)
+    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict[RolloutStatus, int])
     attempts: int = 0
     spans: int = 0
     resources: int = 0
@@ -398,9 +398,7 @@ class LightningStore(ABC):
     # Workers, runs, the store itself
 
     @abstractmethod
-    async def update_worker(
-        self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None
-    ) -> Worker:
+    async def update_worker(self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None) -> Worker:
         """Record a sign of life of a worker, registering it if it is new."""
 
     @abstractmethod

@@ -93,7 +93,7 @@ class _Waiter:
     def __init__(self, pending: set[str] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
-        self.pending = pending if pending is not None else set()
+        self.pending: set[str] = pending if pending is not None else set()
 
     def wake(self) -> None:
         try:
@@ -219,14 +219,13 @@ class InMemoryLightningStore(LightningStore):
         with self._lock:
             now = self._enter()
             # Copying first: an input that cannot be copied must not leave half of the requests enqueued.
-            for request, rollout in [(request, _new_rollout(request, now)) for request in requests]:
-                key = request.idempotency_key
-                if key is not None and key in self._keys:
-                    rollout = self._rollouts[self._keys[key]].rollout
-                else:
-                    self._insert(rollout)
-                    self.journal(rollout)
-                stored.append(rollout.detached())
+            prepared = [_new_rollout(request, now) for request in requests]
+            for new in prepared:
+                known = self._keys.get(new.idempotency_key) if new.idempotency_key is not None else None
+                if known is None:
+                    self._insert(new)
+                    self.journal(new)
+                stored.append((new if known is None else self._rollouts[known].rollout).detached())
             self._wake_workers(len(stored))
         return stored
 
@@ -300,9 +299,7 @@ class InMemoryLightningStore(LightningStore):
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span:
         """Store a span of the OpenTelemetry SDK and return it as stored; see the contract."""
-        return self._add_one(
-            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
-        )
+        return self._add_one(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
 
     def _add_one(self, span: Span) -> Span:
         with self._lock:
@@ -589,9 +586,7 @@ class InMemoryLightningStore(LightningStore):
 
     # Workers, runs, the store itself
 
-    async def update_worker(
-        self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None
-    ) -> Worker:
+    async def update_worker(self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None) -> Worker:
         """Record a sign of life of a worker, registering it if it is new."""
         with self._lock:
             now = self._enter()
@@ -689,7 +684,9 @@ class InMemoryLightningStore(LightningStore):
         attempt = entry.latest if attempt_id == "latest" else entry.attempts.get(attempt_id)
         if attempt is None:
             known = ", ".join(entry.attempts) or "none"
-            raise UnknownAttemptError(f"rollout {rollout_id!r} has no attempt {attempt_id!r}; it has: {known}")
+            raise UnknownAttemptError(
+                f"rollout {rollout_id!r} has no attempt {attempt_id!r}; it has: {known}"
+            )
         return entry, attempt
 
     def _insert(self, rollout: RolloutV2) -> _RolloutEntry:
@@ -783,7 +780,11 @@ class InMemoryLightningStore(LightningStore):
         if live and (before is None or not lifecycle.is_live(before)):
             self._watch(entry.rollout, attempt)
         key = (attempt.rollout_id, attempt.attempt_id)
-        if before is not None and before.worker_id is not None and (before.worker_id != attempt.worker_id or not live):
+        if (
+            before is not None
+            and before.worker_id is not None
+            and (before.worker_id != attempt.worker_id or not live)
+        ):
             self._worker_attempts.get(before.worker_id, set()).discard(key)
         if live and attempt.worker_id is not None:
             self._worker_attempts.setdefault(attempt.worker_id, set()).add(key)

@@ -36,7 +36,7 @@ class TrainingResult(Model):
     status: RunStatus = "succeeded"
     best_resources: NamedResources | None = None
     metrics: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
-    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict)
+    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict[RolloutStatus, int])
     store: str = "memory"
     start_time: float
     end_time: float

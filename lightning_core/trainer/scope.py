@@ -8,7 +8,7 @@ from typing import Any
 from lightning_core.store.base import EnqueueRequest, LightningStore, StoreStatistics
 from lightning_core.types import AttemptedRollout, RolloutConfig, RolloutMode, RolloutV2, TaskInput
 
-__all__ = ["RunStore"]
+__all__ = ["run_store"]
 
 
 class _Delegation:
@@ -23,11 +23,17 @@ class _Delegation:
         return getattr(instance.inner, self._name)
 
 
-class RunStore(LightningStore):
-    """The inner store, with every rollout that is created put under ``run_id``.
+def run_store(inner: LightningStore, run_id: str) -> LightningStore:
+    """Return a view of ``inner`` that puts every rollout it creates under ``run_id``, and takes no others' work.
 
-    Reading and reporting go straight through, as does everything that this class does not name.
+    Reading and reporting go straight through.
     """
+    make: Any = _RunStore
+    return make(inner, run_id)
+
+
+class _RunStore(LightningStore):
+    """See :func:`run_store`. What it does not name is made to delegate below."""
 
     def __init__(self, inner: LightningStore, run_id: str) -> None:
         self.inner = inner
@@ -66,10 +72,10 @@ class RunStore(LightningStore):
         return await self.inner.statistics(run_id=run_id or self.run_id)
 
 
-_OWN = set(vars(RunStore)) | {"enqueue_rollout", "dequeue_rollout"}
+_OWN = set(vars(_RunStore)) | {"enqueue_rollout", "dequeue_rollout"}
 for _name in vars(LightningStore):
     if not _name.startswith("_") and _name not in _OWN:
         _delegation = _Delegation()
-        _delegation.__set_name__(RunStore, _name)
-        setattr(RunStore, _name, _delegation)
-RunStore.__abstractmethods__ = frozenset()
+        _delegation.__set_name__(_RunStore, _name)
+        setattr(_RunStore, _name, _delegation)
+_RunStore.__abstractmethods__ = frozenset()

@@ -23,7 +23,7 @@ from lightning_core.runner.base import BaseRunner
 from lightning_core.store.base import LightningStore
 from lightning_core.tracer.base import BaseTracer
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.trainer.scope import RunStore
+from lightning_core.trainer.scope import run_store
 from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Resource, Run, RunStatus
 
 __all__ = ["Trainer"]
@@ -256,12 +256,13 @@ class Trainer(ParallelWorkerBase):
     ) -> TrainingResult:
         if not isinstance(agent, LitAgent):  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
             raise ConfigurationError(
-                f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass LitAgent"
+                f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass "
+                "LitAgent"
             )
         _check_dataset("train", train_dataset)
         _check_dataset("val", val_dataset)
         run = Run(settings=self._settings)
-        store = RunStore(self.store, run.run_id)
+        store = run_store(self.store, run.run_id)
         agent.set_trainer(self)
         algorithm.reset()
         algorithm.set_trainer(self)
@@ -341,7 +342,9 @@ class Trainer(ParallelWorkerBase):
 class _AlgorithmBundle:
     """Runs the algorithm; a sync one in a thread of its own, so that waiting for it blocks no event loop."""
 
-    def __init__(self, algorithm: BaseAlgorithm, train: Dataset[Any] | None, val: Dataset[Any] | None) -> None:
+    def __init__(
+        self, algorithm: BaseAlgorithm, train: Dataset[Any] | None, val: Dataset[Any] | None
+    ) -> None:
         self._algorithm = algorithm
         self._datasets = (train, val)
 
@@ -386,7 +389,9 @@ def _refuse_unknown(unknown: dict[str, Any]) -> None:
         return
     import difflib
 
-    known = [name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", "unknown")]
+    known = [
+        name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", "unknown")
+    ]
     lines: list[str] = []
     for name in unknown:
         near = difflib.get_close_matches(name, known, n=1)
