@@ -1,0 +1,194 @@
+"""What an open store runs on: the writer, connections for reading, and the watcher. It belongs to one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from lightning_core.errors import StoreClosedError
+
+from . import operations, queries, schema
+from .waiting import Waiter, WaitingRoom, Watcher
+from .writer import Operation, Writer
+
+__all__ = ["Engine", "Settings", "discard", "remove_database", "temporary_path"]
+
+T = TypeVar("T")
+
+# Reads are short; more threads would only wait for each other.
+_READERS = 2
+
+
+class Settings:
+    """How to open the file.
+
+    Attributes:
+        path: The file.
+        temporary: Whether to remove it in the end.
+        synchronous: When SQLite waits for the disk.
+        busy_timeout: How long to wait for another process's write, in seconds.
+        poll_interval: How often to look for changes while somebody waits, in seconds.
+        clock: Tells the time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        temporary: bool,
+        synchronous: schema.Synchronous,
+        busy_timeout: float,
+        poll_interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.path = path
+        self.temporary = temporary
+        self.synchronous: schema.Synchronous = synchronous
+        self.busy_timeout = busy_timeout
+        self.poll_interval = poll_interval
+        self.clock = clock
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection."""
+        return schema.connect(self.path, synchronous=self.synchronous, busy_timeout=self.busy_timeout)
+
+
+def temporary_path() -> Path:
+    """Return where a temporary store may keep its file, in a directory of its own."""
+    return Path(tempfile.mkdtemp(prefix="lightning-store-")) / "store.db"
+
+
+class Engine:
+    """Runs the store's reads and writes in the process that made it.
+
+    Args:
+        settings: How to open the file.
+
+    Raises:
+        StoreSchemaError: If a newer version wrote the file.
+        StoreUnavailableError: If the file cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.room = WaitingRoom()
+        schema.prepare(settings.path, synchronous=settings.synchronous, busy_timeout=settings.busy_timeout)
+        self._closed = False
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="lightning-sqlite-reader")
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._watcher: Watcher | None = None
+        self._writer = Writer(
+            connect=settings.connect,
+            clock=settings.clock,
+            expire=operations.expire,
+            announce=self.room.announce,
+            translate=self._translate,
+        )
+
+    def _translate(self, error: sqlite3.Error) -> BaseException:
+        return schema.translate_error(error, self.settings.path)
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run an operation, and return its result once it is on disk."""
+        return await self._writer.write(operation)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query on a state in which nothing is due.
+
+        Raises:
+            StoreClosedError: If the store is closed.
+            StoreUnavailableError: If the file cannot be read.
+        """
+        loop = asyncio.get_running_loop()
+        done, result = await loop.run_in_executor(self._executor(), self._query, query, True)
+        if not done:
+            await self._writer.write(_nothing)
+            _, result = await loop.run_in_executor(self._executor(), self._query, query, False)
+        return result  # pyright: ignore[reportReturnType] - set unless something was due
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._closed:
+            raise StoreClosedError("the store is closed; open it again")
+        return self._readers
+
+    def _query(self, query: Callable[[sqlite3.Connection], T], check: bool) -> tuple[bool, T | None]:
+        """Run a query; with ``check``, only if no attempt must be looked at first."""
+        try:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or self.settings.connect()
+            try:
+                if check:
+                    due = queries.next_check(connection)
+                    if due is not None and due <= self.settings.clock():
+                        return False, None
+                return True, query(connection)
+            finally:
+                with self._lock:
+                    self._idle.append(connection)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def new_waiter(self, pending: Iterable[str] = ()) -> Waiter:
+        """Begin to wait for the end of these rollouts, or for work; ``room.leave`` ends it."""
+        waiter = Waiter(pending)
+        self.room.enter(waiter)
+        with self._lock:
+            if self._watcher is None and not self._closed:
+                self._watcher = Watcher(
+                    connect=self.settings.connect,
+                    room=self.room,
+                    clock=self.settings.clock,
+                    expire=self._writer.expire_soon,
+                    interval=self.settings.poll_interval,
+                )
+        return waiter
+
+    def close(self) -> None:
+        """Finish what was asked for, and close the file; waits for the end."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            watcher = self._watcher
+        if watcher is not None:
+            watcher.close()
+        self._readers.shutdown()
+        for connection in self._idle:
+            connection.close()
+        self._writer.close()
+        self.room.wake_all()
+        if self.settings.temporary:
+            remove_database(self.settings.path)
+
+
+def _nothing(transaction: object) -> None:
+    """The writer expires what is due before any operation."""
+
+
+def remove_database(path: Path) -> None:
+    """Remove a temporary database and its directory."""
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        file.unlink(missing_ok=True)
+    path.parent.rmdir()
+
+
+# Engines of a parent process. Closing an inherited connection could undo the parent's locks, so they are kept.
+_inherited: list[Engine] = []
+
+
+def discard(engine: Engine) -> None:
+    """Close an engine whose store is gone, in the process that made it."""
+    if engine.pid == os.getpid():
+        engine.close()
+    else:
+        _inherited.append(engine)

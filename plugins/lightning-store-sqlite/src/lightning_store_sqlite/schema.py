@@ -1,0 +1,198 @@
+"""The database file: opening it, its schema and migrations, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+from lightning_core.errors import StoreError, StoreSchemaError, StoreUnavailableError
+
+__all__ = ["SCHEMA_VERSION", "Synchronous", "connect", "prepare", "translate_error"]
+
+Synchronous = Literal["full", "normal"]
+
+# Marks the file as one of this store's ("LCOR"), so that another program's database is never touched.
+_APPLICATION_ID = 0x4C434F52
+
+# Each entry brings a file from the version before it to the next: append, never edit what was released.
+#
+# `rollouts.no` is the order of creation, `queue_no` the place in the queue while queued, `end_no` the order in which
+# rollouts became final, by which other processes learn of them. `attempts.check_at` is set while the attempt is live:
+# it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry.
+_MIGRATIONS: list[str] = [
+    """
+    CREATE TABLE rollouts (
+        no INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        queue_no INTEGER,
+        end_no INTEGER,
+        attempt_no INTEGER,
+        start_time REAL NOT NULL,
+        end_time REAL,
+        mode TEXT,
+        resources_id TEXT,
+        run_id TEXT,
+        idempotency_key TEXT,
+        config TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        input TEXT NOT NULL
+    );
+    CREATE INDEX rollouts_status ON rollouts (status, no);
+    CREATE INDEX rollouts_run ON rollouts (run_id, no) WHERE run_id IS NOT NULL;
+    CREATE INDEX rollouts_queue ON rollouts (queue_no) WHERE queue_no IS NOT NULL;
+    CREATE INDEX rollouts_run_queue ON rollouts (run_id, queue_no) WHERE queue_no IS NOT NULL AND run_id IS NOT NULL;
+    CREATE INDEX rollouts_end ON rollouts (end_no) WHERE end_no IS NOT NULL;
+    CREATE UNIQUE INDEX rollouts_key ON rollouts (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+    CREATE TABLE attempts (
+        no INTEGER PRIMARY KEY,
+        rollout_no INTEGER NOT NULL REFERENCES rollouts (no),
+        seq INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        status TEXT NOT NULL,
+        worker_id TEXT,
+        start_time REAL NOT NULL,
+        end_time REAL,
+        heartbeat_time REAL,
+        check_at REAL,
+        last_span_seq INTEGER NOT NULL DEFAULT 0,
+        metadata TEXT NOT NULL,
+        UNIQUE (rollout_no, seq)
+    );
+    CREATE INDEX attempts_check ON attempts (check_at) WHERE check_at IS NOT NULL;
+    CREATE INDEX attempts_worker ON attempts (worker_id) WHERE check_at IS NOT NULL AND worker_id IS NOT NULL;
+
+    CREATE TABLE spans (
+        attempt_no INTEGER NOT NULL REFERENCES attempts (no),
+        seq INTEGER NOT NULL,
+        span_id TEXT NOT NULL,
+        trace_id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        body TEXT NOT NULL,
+        UNIQUE (attempt_no, seq),
+        UNIQUE (attempt_no, span_id)
+    );
+
+    CREATE TABLE resources (
+        no INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        create_time REAL NOT NULL,
+        update_time REAL NOT NULL,
+        body TEXT NOT NULL,
+        UNIQUE (id, version)
+    );
+    CREATE TABLE workers (
+        no INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        heartbeat_time REAL,
+        stats TEXT NOT NULL
+    );
+    CREATE TABLE runs (no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+
+    CREATE TABLE counts (scope TEXT NOT NULL, what TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (scope, what))
+        WITHOUT ROWID;
+    """,
+]
+
+SCHEMA_VERSION = len(_MIGRATIONS)
+
+
+def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:
+    """Open a connection in autocommit mode; it may be used from any thread, by one at a time.
+
+    Raises:
+        sqlite3.Error: If the file cannot be opened.
+    """
+    connection = sqlite3.connect(
+        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> None:
+    """Create the file, or bring an older one to the current schema.
+
+    Raises:
+        StoreSchemaError: If a newer version wrote it.
+        StoreUnavailableError: If it cannot be opened or written, is corrupt, or belongs to another program.
+    """
+    if path.is_dir():
+        raise StoreUnavailableError(f"{path} is a directory: name a file in it")
+    if not path.parent.is_dir():
+        raise StoreUnavailableError(
+            f"{path} cannot be created, since there is no directory {path.parent}: create it first"
+        )
+    try:
+        connection = connect(path, synchronous=synchronous, busy_timeout=busy_timeout)
+    except sqlite3.Error as error:
+        raise translate_error(error, path) from error
+    try:
+        _check_version(connection, path)
+        mode = connection.execute("PRAGMA journal_mode = wal").fetchone()[0]
+        if mode != "wal":
+            raise StoreUnavailableError(
+                f"{path}: its file system does not allow SQLite's write-ahead log (mode {mode!r}); "
+                "use a local disk"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        # Another process may have prepared the file meanwhile.
+        version = _check_version(connection, path)
+        for migration in _MIGRATIONS[version:]:
+            for statement in migration.split(";"):
+                connection.execute(statement)
+        if version < SCHEMA_VERSION:
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise translate_error(error, path) from error
+    finally:
+        connection.close()
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    if application != _APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application or version or tables:
+            raise StoreUnavailableError(f"{path} is another program's SQLite database: choose another file")
+    if version > SCHEMA_VERSION:
+        raise StoreSchemaError(
+            f"{path} has schema {version}, and this lightning-store-sqlite knows schemas up to {SCHEMA_VERSION}: "
+            "a newer version wrote it. Upgrade with: pip install --upgrade lightning-store-sqlite"
+        )
+    return version
+
+
+def translate_error(error: sqlite3.Error, path: Path) -> StoreError:
+    """Say in this project's terms what an error of SQLite means, and what to do."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreUnavailableError(
+            f"{path} is corrupt, or no SQLite database ({error}). Move it away, along with {path.name}-wal and "
+            f"{path.name}-shm, and start anew; what can be saved of it, `sqlite3 {path.name} .recover` prints"
+        )
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreUnavailableError(
+            f"{path} cannot grow, the disk is full: make room and try again ({error})"
+        )
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreUnavailableError(
+            f"{path} is locked by another process for longer than busy_timeout: end that process, or raise the "
+            f"setting ({error})"
+        )
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return StoreUnavailableError(
+            f"{path} cannot be opened for writing: check the permissions of the file and its directory ({error})"
+        )
+    return StoreUnavailableError(f"{path} cannot be read or written: {error}")

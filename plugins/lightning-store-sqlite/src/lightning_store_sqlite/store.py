@@ -1,0 +1,425 @@
+"""``SqliteLightningStore``: the store contract over one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from lightning_core.errors import ConfigurationError
+from lightning_core.store.base import (
+    UNSET,
+    EnqueueRequest,
+    LightningStore,
+    Maybe,
+    StoreCapabilities,
+    StoreStatistics,
+)
+from lightning_core.types import (
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    NamedResources,
+    ResourcesUpdate,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    RolloutV2,
+    Run,
+    Span,
+    TaskInput,
+    Worker,
+)
+
+from . import operations, queries
+from . import spans as writing
+from .codec import decode, encode, encode_config
+from .engine import Engine, Settings, discard, temporary_path
+from .schema import Synchronous
+from .url import format_url, parse_url
+from .writer import Transaction
+
+__all__ = ["SqliteLightningStore"]
+
+# Guards the change of engines after a fork; replaced in the child, where another thread may have held it.
+_fork_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _fork_lock
+    _fork_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+class SqliteLightningStore(LightningStore):
+    """Keeps everything in one SQLite file, which several processes may open at once.
+
+    What a call has acknowledged survives ``kill -9`` at any moment and, with ``synchronous="full"``, a loss of power.
+    Writes run on a thread of their own, which commits all that has queued up in one go; reads do not wait for writes.
+    The file must be on a local disk. Inputs and metadata are JSON values; tuples become lists.
+
+    Args:
+        path: The database file, whose directory must exist, or a URL such as ``sqlite:///runs.db``. ``None`` for a
+            temporary file, which is removed when the store is closed.
+        synchronous: ``"full"``, or ``"normal"``: faster, but a loss of power may take back the last moments.
+        busy_timeout: How long to wait for another process's write to end, in seconds.
+        poll_interval: How often to look for changes by other processes while somebody waits, in seconds. Within the
+            process, waiting ends at once.
+        clock: Tells the time, in seconds since the epoch. All processes that share a file should agree on it.
+
+    Raises:
+        StoreSchemaError: If a newer version wrote the file.
+        StoreUnavailableError: If the file cannot be opened or written, is corrupt, or is not this store's.
+    """
+
+    capabilities: ClassVar[StoreCapabilities] = StoreCapabilities(durable=True, processes=True)
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        synchronous: Synchronous = "full",
+        busy_timeout: float = 30.0,
+        poll_interval: float = 0.02,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if isinstance(path, str) and path.startswith("sqlite:"):
+            settings = parse_url(path)
+            if settings.keys() - {"path"}:
+                raise ConfigurationError(f"{path!r}: give settings as keywords, not in the URL")
+            path = settings.get("path")
+        if synchronous not in ("full", "normal"):
+            raise ConfigurationError(f"synchronous must be 'full' or 'normal', not {synchronous!r}")
+        self._settings = Settings(
+            temporary_path() if path is None else Path(path).absolute(),
+            temporary=path is None,
+            synchronous=synchronous,
+            busy_timeout=busy_timeout,
+            poll_interval=poll_interval,
+            clock=clock,
+        )
+        self._open()
+
+    def _open(self) -> None:
+        self._current = Engine(self._settings)
+        self._finalizer = weakref.finalize(self, discard, self._current)
+
+    @property
+    def _engine(self) -> Engine:
+        if self._current.pid != os.getpid():
+            # Neither threads nor connections survive a fork: the child opens the file anew.
+            with _fork_lock:
+                if self._current.pid != os.getpid():
+                    self._finalizer()
+                    self._settings.temporary = False
+                    self._open()
+        return self._current
+
+    @property
+    def location(self) -> str:
+        """The URL that opens the same file again, from any working directory."""
+        return format_url(self._settings.path)
+
+    # Putting work in
+
+    async def start_rollout(
+        self,
+        input: TaskInput,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        worker_id: str | None = None,
+    ) -> AttemptedRollout:
+        """Create a rollout and its first attempt at once; see the contract."""
+        request = EnqueueRequest(
+            input=input,
+            mode=mode,
+            resources_id=resources_id,
+            config=config or RolloutConfig(),
+            metadata=metadata or {},
+            run_id=run_id,
+        )
+        return await self._engine.write(operations.start_rollout(_prepare(request), worker_id))
+
+    async def enqueue_rollouts(self, requests: Sequence[EnqueueRequest]) -> list[RolloutV2]:
+        """Put several rollouts at the end of the queue; see the contract."""
+        new = [_prepare(request) for request in requests]
+        return await self._engine.write(operations.enqueue(new))
+
+    # Taking work out
+
+    async def dequeue_rollouts(
+        self, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, *, run_id: str | None = None
+    ) -> list[AttemptedRollout]:
+        """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
+        engine = self._engine
+        operation = operations.dequeue(max(limit, 0), worker_id, run_id)
+        give_up = time.monotonic() + wait
+        taken = await engine.write(operation)
+        if taken or limit <= 0 or wait <= 0:
+            return taken
+        waiter = engine.new_waiter()
+        try:
+            while True:
+                # Looking again after the registration: work may have come in between.
+                taken = await engine.write(operation)
+                left = give_up - time.monotonic()
+                if taken or left <= 0:
+                    return taken
+                await waiter.wait(left)
+        finally:
+            engine.room.leave(waiter)
+
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+        """Begin a new attempt; see the contract."""
+        return await self._engine.write(operations.begin_attempt(rollout_id, worker_id))
+
+    # Spans
+
+    async def add_spans(self, spans: Sequence[Span]) -> int:
+        """Store spans, all or none; see the contract."""
+        return await self._engine.write(writing.add_spans(writing.prepare(spans)))
+
+    async def add_span(self, span: Span) -> Span:
+        """Store one span and return it as stored; see the contract."""
+        sequence_id, stored = await self._engine.write(writing.add_one(span))
+        return stored or span.detached(sequence_id=sequence_id)
+
+    async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
+        """Reserve the attempt's next sequence id."""
+        return await self._engine.write(operations.reserve_sequence_id(rollout_id, attempt_id))
+
+    # Reading
+
+    async def query_rollouts(
+        self,
+        *,
+        rollout_ids: Sequence[str] | None = None,
+        status: Sequence[RolloutStatus] | None = None,
+        mode: RolloutMode | None = None,
+        run_id: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[RolloutV2]:
+        """Return the rollouts that pass every given filter, in the order in which they were created."""
+        return await self._engine.read(
+            partial(
+                queries.query_rollouts,
+                rollout_ids=rollout_ids,
+                status=status,
+                mode=mode,
+                run_id=run_id,
+                descending=descending,
+                limit=limit,
+                offset=offset,
+            )
+        )
+
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        status: Sequence[AttemptStatus] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Attempt]:
+        """Return a rollout's attempts in order; an unknown rollout has none."""
+        return await self._engine.read(
+            lambda connection: queries.query_attempts(
+                connection, rollout_id, status=status, limit=limit, offset=offset
+            )
+        )
+
+    async def query_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"] | None = None,
+        *,
+        name: str | None = None,
+        span_id: str | None = None,
+        trace_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Span]:
+        """Return spans ordered by attempt, then ``sequence_id``; see the contract."""
+        return await self._engine.read(
+            lambda connection: queries.query_spans(
+                connection,
+                rollout_id,
+                attempt_id,
+                name=name,
+                span_id=span_id,
+                trace_id=trace_id,
+                limit=limit,
+                offset=offset,
+            )
+        )
+
+    async def get_rollout_by_id(self, rollout_id: str) -> RolloutV2 | None:
+        """Return the rollout, or ``None``."""
+        found = await self._engine.read(lambda connection: queries.get_rollout(connection, rollout_id))
+        return found.rollout if found is not None else None
+
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
+        """Return the rollout's latest attempt, or ``None``."""
+        return await self._engine.read(lambda connection: queries.latest_attempt(connection, rollout_id))
+
+    # Reporting
+
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: Maybe[TaskInput] = UNSET,
+        mode: Maybe[RolloutMode | None] = UNSET,
+        resources_id: Maybe[str | None] = UNSET,
+        status: Maybe[RolloutStatus] = UNSET,
+        config: Maybe[RolloutConfig] = UNSET,
+        metadata: Maybe[dict[str, Any]] = UNSET,
+    ) -> RolloutV2:
+        """Change fields of a rollout; see the contract."""
+        columns: dict[str, str | None] = {}
+        if input is not UNSET:
+            columns["input"] = encode(input, "input")
+        if mode is not UNSET:
+            columns["mode"] = mode
+        if resources_id is not UNSET:
+            columns["resources_id"] = resources_id
+        if config is not UNSET:
+            columns["config"] = encode_config(config)
+        return await self._engine.write(
+            operations.update_rollout(rollout_id, columns, status, _copied(metadata))
+        )
+
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"],
+        status: Maybe[AttemptStatus] = UNSET,
+        worker_id: Maybe[str | None] = UNSET,
+        last_heartbeat_time: Maybe[float] = UNSET,
+        metadata: Maybe[dict[str, Any]] = UNSET,
+    ) -> Attempt:
+        """Report on an attempt; see the contract."""
+        return await self._engine.write(
+            operations.update_attempt(
+                rollout_id, attempt_id, status, worker_id, last_heartbeat_time, _copied(metadata)
+            )
+        )
+
+    async def renew_leases(self, worker_id: str, attempts: Sequence[tuple[str, str]]) -> list[str]:
+        """Heartbeat of a worker; see the contract."""
+        return await self._engine.write(operations.renew_leases(worker_id, list(attempts)))
+
+    # Resources
+
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        """Store resources under a new id and make them the latest."""
+        return await self.update_resources(operations.new_id("rs"), resources)
+
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        """Store resources as the next version of ``resources_id``, and make them the latest."""
+        # Validated, so that mappings become resources and bad ones are refused here.
+        update = ResourcesUpdate(resources_id=resources_id, resources=resources)
+        body = encode(update.model_dump(mode="json")["resources"], "resources")
+        return await self._engine.write(operations.update_resources(resources_id, body))
+
+    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
+        """Return the newest version of these resources, or ``None``."""
+        return await self._engine.read(lambda connection: queries.get_resources(connection, resources_id))
+
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
+        """Return the resources that were added or updated last, or ``None``."""
+        return await self._engine.read(lambda connection: queries.get_resources(connection, None))
+
+    # Waiting
+
+    async def wait_for_rollouts(
+        self, *, rollout_ids: Sequence[str], timeout: float | None = None
+    ) -> list[RolloutV2]:
+        """Wait until all of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
+        engine = self._engine
+        wanted = list(dict.fromkeys(rollout_ids))
+        give_up = None if timeout is None else time.monotonic() + timeout
+        pending = await engine.read(lambda connection: queries.unfinished(connection, wanted))
+        if pending and (timeout is None or timeout > 0):
+            waiter = engine.new_waiter(pending)
+            try:
+                while True:
+                    # Looking again after the registration: some may have ended in between.
+                    pending = await engine.read(
+                        lambda connection: queries.unfinished(connection, list(waiter.pending))
+                    )
+                    left = None if give_up is None else give_up - time.monotonic()
+                    if not pending or (left is not None and left <= 0):
+                        break
+                    await waiter.wait(left)
+            finally:
+                engine.room.leave(waiter)
+        final = await engine.read(lambda connection: queries.final_rollouts(connection, wanted))
+        return [final[rollout_id] for rollout_id in wanted if rollout_id in final]
+
+    # Workers, runs, the store itself
+
+    async def update_worker(self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None) -> Worker:
+        """Record a sign of life of a worker, registering it if it is new."""
+        stats = encode(heartbeat_stats, "heartbeat_stats") if heartbeat_stats is not None else None
+        return await self._engine.write(operations.update_worker(worker_id, stats))
+
+    async def query_workers(self) -> list[Worker]:
+        """Return the known workers; see the contract."""
+        now = self._settings.clock()
+        return await self._engine.read(lambda connection: queries.query_workers(connection, now))
+
+    async def save_run(self, run: Run) -> None:
+        """Store a run, replacing what was stored of the same id."""
+        body = encode(run.model_dump(mode="json"), "run")
+
+        def operation(tx: Transaction) -> None:
+            tx.execute(
+                "INSERT INTO runs (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
+                (run.run_id, body),
+            )
+
+        await self._engine.write(operation)
+
+    async def query_runs(self, run_id: str | None = None) -> list[Run]:
+        """Return the runs, oldest first, or the one of this id."""
+        return await self._engine.read(lambda connection: queries.query_runs(connection, run_id))
+
+    async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:
+        """Count what is in the store; with ``run_id``, rollouts of that run only."""
+        return await self._engine.read(lambda connection: queries.statistics(connection, run_id))
+
+    async def close(self) -> None:
+        """Finish the writes under way, close the file, and remove it if it is a temporary one."""
+        await asyncio.to_thread(self._engine.close)
+
+
+def _prepare(request: EnqueueRequest) -> operations.NewRollout:
+    return operations.NewRollout(
+        mode=request.mode,
+        resources_id=request.resources_id,
+        run_id=request.run_id,
+        idempotency_key=request.idempotency_key,
+        config=encode_config(request.config),
+        metadata=encode(request.metadata, "metadata"),
+        input=encode(request.input, "input"),
+    )
+
+
+def _copied(metadata: Maybe[dict[str, Any]]) -> dict[str, Any] | None:
+    """Copy metadata, refusing what the store cannot keep."""
+    return None if metadata is UNSET else decode(encode(metadata, "metadata"))

@@ -1,0 +1,287 @@
+"""The writer thread, which commits in groups, and the transaction that an operation sees."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from lightning_core.errors import StoreClosedError
+
+__all__ = ["Operation", "Transaction", "Writer"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+# Bounds how long the first operation of a group waits for the last one.
+_GROUP_LIMIT = 256
+
+
+class Transaction:
+    """What an operation writes through.
+
+    Attributes:
+        connection: The writer's connection, inside a transaction.
+        now: The time of the operation, in seconds since the epoch.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+        self.now = 0.0
+        self.queued = False
+        self.ended: list[str] = []
+        self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._staged: list[tuple[str, str, int]] = []
+        self._staged_ended: list[str] = []
+        self._staged_queued = False
+        self._numbers: dict[str, int] = {}
+        self._due: float | None = self._value(
+            "SELECT check_at FROM attempts WHERE check_at IS NOT NULL ORDER BY check_at LIMIT 1"
+        )
+
+    def _value(self, sql: str) -> Any:
+        row = self.execute(sql).fetchone()
+        return row[0] if row is not None else None
+
+    def is_due(self) -> bool:
+        """Whether some live attempt must be looked at."""
+        return self._due is not None and self._due <= self.now
+
+    def check_no_later_than(self, time: float | None) -> None:
+        """Note that an attempt must be looked at then; ``None`` forgets all that was noted."""
+        if time is None or self._due is None or time < self._due:
+            self._due = time
+
+    def next_number(self, kind: str, sql: str) -> int:
+        """Draw a number; ``sql`` tells the greatest one in use when the transaction began."""
+        number = self._numbers.get(kind)
+        if number is None:
+            number = self._value(sql) or 0
+        self._numbers[kind] = number = number + 1
+        return number
+
+    def count(self, scope: str, what: str, change: int) -> None:
+        """Change a counter of the statistics."""
+        self._staged.append((scope, what, change))
+
+    def announce_queued(self) -> None:
+        """Wake those who wait for work, once this is committed."""
+        self._staged_queued = True
+
+    def announce_end(self, rollout_id: str) -> None:
+        """Wake those who wait for the rollout, once this is committed."""
+        self._staged_ended.append(rollout_id)
+
+    def keep(self) -> None:
+        """The operation has succeeded."""
+        for scope, what, change in self._staged:
+            self._counts[scope, what] += change
+        self.ended += self._staged_ended
+        self.queued |= self._staged_queued
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what the operation staged."""
+        self._staged.clear()
+        self._staged_ended.clear()
+        self._staged_queued = False
+
+    def finish(self) -> None:
+        """Write what was collected from all operations."""
+        rows = [(scope, what, change) for (scope, what), change in self._counts.items() if change]
+        if rows:
+            self.connection.executemany(
+                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", rows
+            )
+
+
+Operation: TypeAlias = Callable[[Transaction], T]
+
+
+class _Job(Generic[T]):
+    """An operation, and the future of the one who asked for it, if anybody waits."""
+
+    __slots__ = ("error", "future", "loop", "operation", "result")
+
+    def __init__(
+        self,
+        operation: Operation[T],
+        loop: asyncio.AbstractEventLoop | None,
+        future: asyncio.Future[T] | None,
+    ) -> None:
+        self.operation = operation
+        self.loop = loop
+        self.future = future
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """Runs operations on a thread of its own, each group of them in one transaction.
+
+    All that is asked for while a commit is under way goes into the next transaction, and is acknowledged after its
+    commit. Each operation has a savepoint, so that one that fails takes nothing else with it.
+
+    Args:
+        connect: Opens the connection.
+        clock: Tells the time, in seconds since the epoch.
+        expire: Ends the attempts that are due.
+        announce: Called after a commit, with whether work was queued and the ids of rollouts that ended.
+        translate: Turns an error of SQLite into one of the store's.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], sqlite3.Connection],
+        clock: Callable[[], float],
+        expire: Operation[None],
+        announce: Callable[[bool, list[str]], None],
+        translate: Callable[[sqlite3.Error], BaseException],
+    ) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._expire = expire
+        self._announce = announce
+        self._translate = translate
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="lightning-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Run an operation, and return its result once it is committed."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._submit(_Job(operation, loop, future))
+        return await future
+
+    def expire_soon(self) -> None:
+        """Ask for an expiry of due attempts, and do not wait for it."""
+        self._submit(_Job(_nothing, None, None))
+
+    def _submit(self, job: _Job[Any]) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closed; open it again")
+            self._jobs.put(job)
+
+    def close(self) -> None:
+        """Finish what was asked for, then stop; waits for the end."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        open_ = True
+        try:
+            while open_:
+                jobs, open_ = self._next_group()
+                if not jobs:
+                    continue
+                try:
+                    if connection is None:
+                        connection = self._connect()
+                    self._commit(connection, jobs)
+                except sqlite3.Error as error:
+                    self._abandon(connection, jobs, self._translate(error))
+                except BaseException as error:
+                    self._abandon(connection, jobs, error)
+                _acknowledge(jobs)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _next_group(self) -> tuple[list[_Job[Any]], bool]:
+        """Wait for work, and take all that is there; the flag is false when no more will come."""
+        jobs: list[_Job[Any]] = []
+        job = self._jobs.get()
+        try:
+            while job is not None:
+                if job.future is None or not job.future.cancelled():
+                    jobs.append(job)
+                if len(jobs) >= _GROUP_LIMIT:
+                    return jobs, True
+                job = self._jobs.get_nowait()
+        except Empty:
+            return jobs, True
+        return jobs, False
+
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        transaction = Transaction(connection)
+        for job in jobs:
+            transaction.now = self._clock()
+            if transaction.is_due():
+                self._expire(transaction)
+                transaction.keep()
+            connection.execute("SAVEPOINT operation")
+            try:
+                job.result = job.operation(transaction)
+                transaction.keep()
+            except Exception as error:
+                if not connection.in_transaction:
+                    # SQLite has given up the whole transaction, for instance because the disk is full.
+                    raise
+                job.error = self._translate(error) if isinstance(error, sqlite3.Error) else error
+                transaction.drop()
+                connection.execute("ROLLBACK TO operation")
+            connection.execute("RELEASE operation")
+        transaction.finish()
+        connection.execute("COMMIT")
+        if transaction.queued or transaction.ended:
+            self._announce(transaction.queued, transaction.ended)
+
+    def _abandon(
+        self, connection: sqlite3.Connection | None, jobs: list[_Job[Any]], error: BaseException
+    ) -> None:
+        """Nothing of the group was stored: everybody gets the error."""
+        if connection is not None and connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                _log.exception("rolling back failed")
+        for job in jobs:
+            job.error = job.error or error
+            if job.future is None:
+                _log.error("expiring attempts failed: %s", error)
+
+
+def _nothing(transaction: Transaction) -> None:
+    """The writer expires what is due before every operation; this one is for that alone."""
+
+
+def _acknowledge(jobs: list[_Job[Any]]) -> None:
+    """Hand the results to those who wait, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
+    for job in jobs:
+        if job.loop is not None:
+            by_loop.setdefault(job.loop, []).append(job)
+    for loop, group in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, group)
+        except RuntimeError:
+            # The loop was closed while its callers waited, so nobody is left to tell.
+            continue
+
+
+def _resolve(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        if job.future is None or job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
