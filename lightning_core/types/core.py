@@ -331,4 +331,8 @@ class Hook(ParallelWorkerBase):
         rollout: RolloutV2,
         spans: Sequence[ReadableSpan] | Sequence[Span],
     ) -> None:
-        """Called when the attempt has ended, with the spans that are in the store by then."""
+        """Called when the attempt has ended, with the spans that are in the store by then.
+
+        ``rollout`` is an ``AttemptedRollout`` whose attempt has the status and the metadata with which it is
+        about to be reported: ``rollout.attempt.status`` tells success from failure.
+        """
