@@ -11,8 +11,8 @@ from lightning_core.types import SpanLike
 
 __all__ = ["BaseAdapter", "Explanation", "TraceAdapter"]
 
-T_from = TypeVar("T_from", contravariant=True)
-T_to = TypeVar("T_to", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Explanation:
         return "\n".join(self.lines())
 
 
-class BaseAdapter(ABC, Generic[T_from, T_to]):
+class BaseAdapter(ABC, Generic[T_contra, T_co]):
     """Converts one form of data into another; calling an adapter is the same as :meth:`adapt`."""
 
     @abstractmethod
-    def adapt(self, source: T_from, /) -> T_to:
+    def adapt(self, source: T_contra, /) -> T_co:
         """Convert ``source``."""
 
-    def __call__(self, source: T_from, /) -> T_to:
+    def __call__(self, source: T_contra, /) -> T_co:
         """Convert ``source``."""
         return self.adapt(source)
 
 
-class TraceAdapter(BaseAdapter[Sequence[SpanLike], T_to], Generic[T_to]):
+class TraceAdapter(BaseAdapter[Sequence[SpanLike], T_co], Generic[T_co]):
     """Converts the spans of one attempt into training data.
 
     ``lightning_core.testing.AdapterConformance`` checks what every trace adapter promises: stored spans are read
@@ -67,7 +67,7 @@ class TraceAdapter(BaseAdapter[Sequence[SpanLike], T_to], Generic[T_to]):
     """
 
     @abstractmethod
-    def adapt(self, source: Sequence[SpanLike], /) -> T_to:
+    def adapt(self, source: Sequence[SpanLike], /) -> T_co:
         """Convert the spans of one attempt."""
 
     def explain(self, source: Sequence[SpanLike], /) -> Explanation:
@@ -77,6 +77,8 @@ class TraceAdapter(BaseAdapter[Sequence[SpanLike], T_to], Generic[T_to]):
         if results:
             return Explanation(len(source), results)
         reason = (
-            f"{type(self).__name__} found nothing in them that it can use" if source else "the trace has no spans"
+            f"{type(self).__name__} found nothing in them that it can use"
+            if source
+            else "the trace has no spans"
         )
         return Explanation(len(source), 0, reason)

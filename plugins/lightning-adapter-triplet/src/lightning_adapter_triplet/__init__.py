@@ -1,0 +1,52 @@
+"""Turns the spans of an agent run into (prompt, response, reward) triplets for lightning-core."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "1.0.0"
+
+if TYPE_CHECKING:
+    from .adapter import TraceTripletAdapter as TraceTripletAdapter
+    from .explanation import CallExplanation as CallExplanation
+    from .explanation import RewardExplanation as RewardExplanation
+    from .explanation import TripletExplanation as TripletExplanation
+    from .llm_call import LLMCall as LLMCall
+    from .llm_call import LLMChoice as LLMChoice
+    from .rewards import RewardMatchPolicy as RewardMatchPolicy
+    from .token_ids import TokenIds as TokenIds
+    from .tree import TraceNode as TraceNode
+    from .tree import TraceTree as TraceTree
+
+_NAMES = {
+    "CallExplanation": "explanation",
+    "LLMCall": "llm_call",
+    "LLMChoice": "llm_call",
+    "RewardExplanation": "explanation",
+    "RewardMatchPolicy": "rewards",
+    "TokenIds": "token_ids",
+    "TraceNode": "tree",
+    "TraceTree": "tree",
+    "TraceTripletAdapter": "adapter",
+    "TripletExplanation": "explanation",
+}
+
+__all__ = [
+    "CallExplanation",
+    "LLMCall",
+    "LLMChoice",
+    "RewardExplanation",
+    "RewardMatchPolicy",
+    "TokenIds",
+    "TraceNode",
+    "TraceTree",
+    "TraceTripletAdapter",
+    "TripletExplanation",
+]
+
+
+# Listing plugins imports plugin.py, and with it this module: the rest is imported when it is used.
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)

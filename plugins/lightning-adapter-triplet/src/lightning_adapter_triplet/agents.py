@@ -1,0 +1,49 @@
+"""Which agent a span belongs to, as frameworks record it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .messages import as_dict, parsed
+from .tree import TraceNode, TraceTree
+
+__all__ = ["agent_name", "agents_of"]
+
+
+def agent_name(name: str, attributes: Mapping[str, Any]) -> str | None:
+    """Return the name of the agent whose work a span is, or ``None`` if the span does not stand for an agent.
+
+    Read are OpenTelemetry's ``gen_ai.agent.name``, ``agent.name``, the agent spans of OpenInference, AgentOps and
+    Traceloop, and the node names of LangGraph.
+
+    Args:
+        name: The span's name, which is the agent's where nothing else names it.
+        attributes: The span's attributes.
+    """
+    for key in ("gen_ai.agent.name", "agent.name", "recipient_agent_type"):
+        value = attributes.get(key)
+        if isinstance(value, str) and value:
+            return value
+    if str(attributes.get("openinference.span.kind")).upper() == "AGENT":
+        return name
+    for system in ("agentops", "traceloop"):
+        if attributes.get(f"{system}.span.kind") == "agent":
+            value = attributes.get(f"{system}.entity.name")
+            return value if isinstance(value, str) and value else name
+    if attributes.get("gen_ai.operation.name") == "invoke_agent":
+        return name.removeprefix("invoke_agent").strip() or name
+    metadata = attributes.get("metadata")
+    if isinstance(metadata, str) and "langgraph_node" in metadata:
+        value = as_dict(parsed(metadata)).get("langgraph_node")
+        return value if isinstance(value, str) else None
+    return None
+
+
+def agents_of(tree: TraceTree) -> dict[TraceNode, str | None]:
+    """Return, for every node, the nearest agent that it lies in."""
+    agents: dict[TraceNode, str | None] = {}
+    for node in tree.walk():
+        own = agent_name(node.name, node.attributes) if node.attributes else None
+        agents[node] = own if own is not None else (agents[node.parent] if node.parent is not None else None)
+    return agents

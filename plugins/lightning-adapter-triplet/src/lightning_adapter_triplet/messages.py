@@ -1,0 +1,235 @@
+"""Chat messages as spans carry them, brought into the form of OpenAI's chat completions.
+
+A message is a JSON-able dict: ``role`` (``None`` where the span does not tell), ``content`` (text, a list of parts, or
+``None``), and where they apply ``tool_calls``, ``tool_call_id``, ``name`` and ``reasoning_content``. Nothing here
+raises on sparse or odd attributes: what cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, cast
+
+__all__ = [
+    "Message",
+    "as_dict",
+    "as_list",
+    "genai_messages",
+    "has_indexed",
+    "indexed",
+    "indexed_messages",
+    "openai_messages",
+    "openinference_messages",
+    "parsed",
+]
+
+Message: TypeAlias = dict[str, Any]
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return ``value`` if it is a dict, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return ``value`` as a list if it is a list or tuple, else an empty one."""
+    if isinstance(value, list):
+        return cast("list[Any]", value)
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else []
+
+
+def parsed(value: Any) -> Any:
+    """Return what a JSON text holds, or a copy of a value that is no text; ``None`` if it is no JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str | bytes) else copy.deepcopy(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def has_indexed(attributes: Mapping[str, Any], prefixes: tuple[str, ...]) -> bool:
+    """Say whether a key starts with one of the ``prefixes``."""
+    return any(key.startswith(prefixes) for key in attributes)
+
+
+def indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """Gather ``<prefix>3.tool_calls.0.name = "f"`` into nested dicts, one for each first index, in its order.
+
+    Gaps in the numbering are closed. Deeper indices stay dict keys; :func:`_entries` lists them.
+    """
+    top: dict[str, Any] = {}
+    cut = len(prefix)
+    for key, value in attributes.items():
+        if not key.startswith(prefix):
+            continue
+        path = key[cut:].split(".")
+        if len(path) < 2:
+            continue
+        node: dict[str, Any] = top
+        for part in path[:-1]:
+            child: Any = node.get(part)
+            if not isinstance(child, dict):
+                # A value already stands where another key needs a level: keep both.
+                node[part] = child = {} if child is None else {"": child}
+            node = cast("dict[str, Any]", child)
+        leaf = path[-1]
+        if isinstance(node.get(leaf), dict):
+            node[leaf][""] = value
+        else:
+            node[leaf] = value
+    return _entries(top)
+
+
+def _entries(level: Any) -> list[dict[str, Any]]:
+    level = as_dict(level)
+    numbered = [key for key, value in level.items() if key.isdecimal() and isinstance(value, dict)]
+    # By length first, which orders numbers of any size.
+    return [level[key] for key in sorted(numbered, key=lambda key: (len(key), key))]
+
+
+def _plain(value: Any) -> Any:
+    return value.get("") if isinstance(value, dict) else value  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - see indexed()
+
+
+def _message(role: Any, content: Any, **optional: Any) -> Message:
+    message: Message = {"role": role if isinstance(role, str) else None, "content": content}
+    message.update({key: value for key, value in optional.items() if value})
+    if message["role"] is None:
+        # Only the model calls tools, and only a tool answers a call.
+        if "tool_calls" in message:
+            message["role"] = "assistant"
+        elif "tool_call_id" in message:
+            message["role"] = "tool"
+    return message
+
+
+def _tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments)
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def openai_messages(value: Any) -> list[Message]:
+    """Return the messages of a raw chat-completion request, or nothing if ``value`` is not a list of them."""
+    messages = as_list(value)
+    if messages and all(isinstance(message, dict) and "role" in message for message in messages):
+        return messages
+    return []
+
+
+def indexed_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message]:
+    """Read ``gen_ai.prompt.{i}.role`` and its like, as Traceloop's and AgentOps' instrumentations write them."""
+    messages: list[Message] = []
+    for entry in indexed(attributes, prefix):
+        calls: list[dict[str, Any]] = []
+        for call in _entries(entry.get("tool_calls")):
+            function = as_dict(call.get("function")) or call
+            calls.append(_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
+        single = as_dict(entry.get("function_call"))
+        if single:
+            calls.append(_tool_call(single.get("id"), single.get("name"), single.get("arguments")))
+        message = _message(
+            entry.get("role"),
+            _plain(entry.get("content")),
+            tool_calls=calls,
+            tool_call_id=entry.get("tool_call_id"),
+            name=entry.get("name"),
+            reasoning_content=entry.get("reasoning_content") or entry.get("reasoning"),
+        )
+        if "finish_reason" in entry:
+            message["finish_reason"] = entry["finish_reason"]
+        messages.append(message)
+    return messages
+
+
+def openinference_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message]:
+    """Read OpenInference's ``llm.input_messages.{i}.message.role`` and its like."""
+    messages: list[Message] = []
+    for entry in indexed(attributes, prefix):
+        fields = as_dict(entry.get("message"))
+        calls: list[dict[str, Any]] = []
+        for item in _entries(fields.get("tool_calls")):
+            call = as_dict(item.get("tool_call"))
+            function = as_dict(call.get("function"))
+            calls.append(_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
+        if fields.get("function_call_name"):
+            calls.append(
+                _tool_call(None, fields["function_call_name"], fields.get("function_call_arguments_json"))
+            )
+        parts = [_openinference_part(part) for part in _entries(fields.get("contents"))]
+        content = _plain(fields.get("content"))
+        if content is None and parts:
+            content = parts
+        messages.append(
+            _message(
+                fields.get("role"),
+                content,
+                tool_calls=calls,
+                tool_call_id=fields.get("tool_call_id"),
+                name=fields.get("name"),
+            )
+        )
+    return messages
+
+
+def _openinference_part(entry: dict[str, Any]) -> dict[str, Any]:
+    part = as_dict(entry.get("message_content"))
+    if part.get("type") == "image":
+        url = as_dict(as_dict(part.get("image")).get("image")).get("url")
+        return {"type": "image_url", "image_url": {"url": url}}
+    return part
+
+
+def genai_messages(value: Any) -> list[Message]:
+    """Read the JSON of ``gen_ai.input.messages`` and ``gen_ai.output.messages``: messages made of parts."""
+    messages: list[Message] = []
+    for entry in as_list(parsed(value)):
+        if isinstance(entry, str):
+            messages.append(_message(None, entry))
+        elif isinstance(entry, dict):
+            messages.extend(_genai_message(cast("dict[str, Any]", entry)))
+    return messages
+
+
+def _genai_message(entry: dict[str, Any]) -> Iterable[Message]:
+    if "parts" not in entry:
+        # Some writers put messages of the chat-completion form here.
+        yield {
+            **entry,
+            **_message(entry.get("role"), entry.get("content"), tool_calls=entry.get("tool_calls")),
+        }
+        return
+    content: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    answers: list[Message] = []
+    reasoning: list[str] = []
+    for item in as_list(entry["parts"]):
+        part = {"type": "text", "content": item} if isinstance(item, str) else as_dict(item)
+        kind = part.get("type")
+        if kind == "text":
+            content.append({"type": "text", "text": part.get("content")})
+        elif kind == "reasoning":
+            reasoning.append(str(part.get("content") or ""))
+        elif kind == "tool_call":
+            calls.append(_tool_call(part.get("id"), part.get("name"), part.get("arguments")))
+        elif kind == "tool_call_response":
+            result = part.get("response", part.get("result"))
+            text = result if result is None or isinstance(result, str) else json.dumps(result)
+            answers.append(_message("tool", text, tool_call_id=part.get("id")))
+        elif part:
+            content.append(part)
+    yield from answers
+    if answers and not content and not calls:
+        return
+    single = len(content) == 1 and content[0].get("type") == "text"
+    message = _message(
+        entry.get("role"),
+        content[0]["text"] if single else content or None,
+        tool_calls=calls,
+        name=entry.get("name"),
+        reasoning_content="\n".join(reasoning),
+    )
+    if "finish_reason" in entry:
+        message["finish_reason"] = entry["finish_reason"]
+    yield message

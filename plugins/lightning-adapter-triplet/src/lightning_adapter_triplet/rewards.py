@@ -1,0 +1,148 @@
+"""Which reward belongs to which LLM call: the reward-match policies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lightning_core.emitter import get_reward_value, is_reward_span
+
+from .duplicates import RecordedCall
+from .tree import TraceNode, TraceTree
+
+__all__ = ["FoundReward", "RewardMatchPolicy", "find_rewards", "match_rewards"]
+
+
+class RewardMatchPolicy(StrEnum):
+    """How rewards are matched with LLM calls. Order is that of sequence ids; a call takes one reward, the first.
+
+    ``FIRST_OCCURRENCE``: a reward belongs to the last call before it, wherever in the trace. So a call gets the first
+    reward that follows it, unless another call comes first.
+
+    ``FIRST_SIBLING``: a reward belongs to the last call before it among its siblings and what lies below them. So
+    agents that run at once, each under a span of its own with its own reward, do not take each other's rewards.
+    """
+
+    FIRST_SIBLING = "first_sibling"
+    FIRST_OCCURRENCE = "first_occurrence"
+
+
+@dataclass(eq=False)
+class FoundReward:
+    """A reward span.
+
+    Attributes:
+        node: The span.
+        value: The reward; ``None`` if the span holds no finite number.
+        call: The call that it landed on, if any.
+        reason: By which rule it landed there, or why it landed nowhere.
+    """
+
+    node: TraceNode
+    value: float | None
+    call: RecordedCall | None = None
+    reason: str = ""
+
+
+def find_rewards(tree: TraceTree) -> list[FoundReward]:
+    """Return the rewards of a trace in their order."""
+    rewards: list[FoundReward] = []
+    for node in tree.nodes:
+        if node.span is not None and is_reward_span(node.span):
+            value = get_reward_value(node.span)
+            if value is not None and not math.isfinite(value):
+                value = None
+            rewards.append(FoundReward(node, value))
+    return rewards
+
+
+def match_rewards(
+    tree: TraceTree, calls: Sequence[RecordedCall], rewards: Sequence[FoundReward], policy: RewardMatchPolicy
+) -> dict[RecordedCall, FoundReward]:
+    """Match rewards with calls, and write into each reward where it went and why.
+
+    Args:
+        tree: The trace.
+        calls: The calls that may take a reward.
+        rewards: The trace's rewards, in order.
+        policy: The rule.
+
+    Returns:
+        The reward of each call that has one.
+    """
+    taken: dict[RecordedCall, FoundReward] = {}
+    before = _LastBefore(tree, calls)
+    for reward in rewards:
+        if reward.value is None:
+            reward.reason = "holds no finite number"
+            continue
+        before.advance(reward.node.index)
+        parent = reward.node.parent
+        if policy is RewardMatchPolicy.FIRST_OCCURRENCE or parent is None:
+            call = before.anywhere()
+            rule = "the last call before it"
+        else:
+            call = before.below(parent)
+            rule = f"the last call before it under {parent.label}"
+        if call is None:
+            reward.reason = (
+                f"no call comes before it{'' if 'under' not in rule else rule[rule.index(' under') :]}"
+            )
+            other = before.anywhere()
+            if other is not None:
+                reward.reason += (
+                    f"; {RewardMatchPolicy.FIRST_OCCURRENCE.value} would choose {other.node.label}"
+                )
+        elif call in taken:
+            reward.reason = (
+                f"{rule} is {call.node.label}, which has the reward of {taken[call].node.label} already"
+            )
+        else:
+            reward.call, reward.reason = call, f"{policy.value}: {rule}"
+            taken[call] = reward
+    return taken
+
+
+class _LastBefore:
+    """Answers which call came last, of those up to some place in the order, in the trace or below one node.
+
+    A segment tree over the walk of the trace: a subtree is a stretch of the walk, and the answer is its maximum.
+    """
+
+    def __init__(self, tree: TraceTree, calls: Sequence[RecordedCall]) -> None:
+        self._calls = sorted(calls, key=lambda call: call.index)
+        self._size = size = len(tree.nodes) + 1
+        self._latest = [-1] * (2 * size)
+        self._next = 0
+
+    def advance(self, index: int) -> None:
+        """Take in the calls up to ``index``, exclusive."""
+        latest, size = self._latest, self._size
+        while self._next < len(self._calls) and self._calls[self._next].index < index:
+            for node in self._calls[self._next].nodes:
+                place = node.first + size
+                while place:
+                    latest[place] = self._next  # it is the latest so far, so it is the maximum
+                    place >>= 1
+            self._next += 1
+
+    def anywhere(self) -> RecordedCall | None:
+        """Return the last call in the trace."""
+        return self._calls[self._next - 1] if self._next else None
+
+    def below(self, node: TraceNode) -> RecordedCall | None:
+        """Return the last call at or below ``node``."""
+        latest, found = self._latest, -1
+        left, right = node.first + self._size, node.last + 1 + self._size
+        while left < right:
+            if left & 1:
+                found = max(found, latest[left])
+                left += 1
+            if right & 1:
+                right -= 1
+                found = max(found, latest[right])
+            left >>= 1
+            right >>= 1
+        return self._calls[found] if found >= 0 else None
