@@ -1,0 +1,50 @@
+"""The ``lightning-core`` command. The module of a command is imported when it is asked for."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+import lightning_core
+from lightning_core.errors import LightningError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: Final = {
+    "doctor": "lightning_core.cli.doctor",
+    "plugins": "lightning_core.cli.plugins",
+}
+"""Command to the module that defines it under the same name."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module on use, and prints our own errors without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LightningError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(lightning_core.__version__, prog_name="lightning-core")
+@click.option("--debug", is_flag=True, help="Log everything, and show tracebacks.")
+def main(debug: bool) -> None:
+    """Look at what is installed and at stored runs of lightning-core."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
+    )

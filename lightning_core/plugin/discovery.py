@@ -45,6 +45,7 @@ class Entry:
         version: The distribution's version.
         requires: The distribution's requirements.
         builtin: Whether it comes with the core.
+        summary: One line about the component, or, since it is not imported, about its distribution.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Entry:
     version: str
     requires: tuple[str, ...] = ()
     builtin: bool = False
+    summary: str = ""
 
     @property
     def key(self) -> str:
@@ -151,7 +153,9 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             )
             yield Problem(name, version, point.name, message, ask)
         else:
-            yield Entry(kind, component, point.value, name, version, tuple(distribution.requires or ()))
+            requires = tuple(distribution.requires or ())
+            about = distribution.metadata["Summary"] or ""
+            yield Entry(kind, component, point.value, name, version, requires, summary=about)
 
 
 def canonical(name: str) -> str:

@@ -79,9 +79,17 @@ class PluginManager:
             for component in self._provided(builtins, kind):
                 for name in (component.name, *component.aliases):
                     self._builtins[kind, name] = component
-                    self._builtin_entries.append(
-                        Entry(kind, name, builtins.__name__, CORE, lightning_core.__version__, builtin=True)
+                    summary = component.summary if name == component.name else f"Alias of {component.name}."
+                    entry = Entry(
+                        kind,
+                        name,
+                        builtins.__name__,
+                        CORE,
+                        lightning_core.__version__,
+                        builtin=True,
+                        summary=summary,
                     )
+                    self._builtin_entries.append(entry)
 
     @property
     def inventory(self) -> Inventory:
