@@ -6,10 +6,10 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import click
 
@@ -17,7 +17,7 @@ import lightning_core
 from lightning_core.errors import PluginError
 from lightning_core.plugin.catalog import DEFAULTS, FIRST_PARTY
 from lightning_core.plugin.component import Kind
-from lightning_core.plugin.discovery import CORE, canonical, disable_patterns, disabled_by
+from lightning_core.plugin.discovery import CORE, DISABLE_VARIABLE, canonical, disabled_by
 from lightning_core.plugin.manager import plugin_manager
 from lightning_core.plugin.resolution import default_name
 
@@ -97,7 +97,7 @@ def find_strangers() -> Iterator[Finding]:
     Another project owns that name on the public index, and the import name too. Installing it by mistake
     replaces this package, or hides it.
     """
-    reinstall = "pip uninstall -y lightning-core, until none is left, and install this project again, as its README says"
+    reinstall = "pip uninstall -y lightning-core, again until none is left, then install this project as its README says"
     installed = [
         found
         for found in importlib.metadata.distributions()
@@ -185,10 +185,10 @@ def _plugins() -> Iterator[Finding]:
             f"{problem.entry} of {problem.distribution} {problem.version}: {problem.message}",
             problem.fix,
         )
+    for pattern in manager.idle_patterns():
+        yield Finding("note", f"{pattern!r} in {DISABLE_VARIABLE} matches nothing that is installed")
     if not entries and not problems:
-        yield Finding(
-            "ok", "none is installed" + (", and all are disabled" if "*" in disable_patterns() else "")
-        )
+        yield Finding("ok", "none is installed")
 
 
 def telemetry() -> Iterator[Finding]:
@@ -200,7 +200,7 @@ def telemetry() -> Iterator[Finding]:
     span.set_attribute("lengthy", lengthy)
     for number in range(many):
         span.set_attribute(f"attribute.{number}", number)
-    recorded = getattr(span, "attributes", None) or {}
+    recorded = cast("Mapping[str, object]", getattr(span, "attributes", None) or {})
     span.end()
     variables = sorted(name for name in os.environ if name.startswith("OTEL_"))
     if recorded.get("lengthy") != lengthy or len(recorded) != many + 1:

@@ -21,6 +21,8 @@ __all__ = [
     "Entry",
     "Inventory",
     "Problem",
+    "canonical",
+    "disable_patterns",
     "disabled_by",
     "discover",
     "unmet_requirement",

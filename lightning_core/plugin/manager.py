@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from typing import Any, cast
@@ -184,13 +185,20 @@ class PluginManager:
             except PluginError as error:
                 message, _, fix = str(error).rpartition("; ")
                 problems.append(Problem(entry.distribution, entry.version, entry.key, message, fix))
-        known = [f"{kind}.{name}" for kind, name in (*inventory.entries, *inventory.conflicts)]
-        for pattern in disable_patterns():
-            if not any(disabled_by(*key.split(".", 1)) == pattern for key in known):
-                message = f"{pattern!r} in {DISABLE_VARIABLE} matches no installed component"
+        for pattern in self.idle_patterns():
+            kind, dot, _ = pattern.partition(".")
+            if not dot or not any(fnmatchcase(known, kind) for known in KINDS):
+                message = f"{pattern!r} in {DISABLE_VARIABLE} can match no component, and disables nothing"
                 fix = "write kind.name, such as tracer.agentops or hook.*, or remove it"
                 problems.append(Problem(CORE, lightning_core.__version__, pattern, message, fix))
         return problems
+
+    def idle_patterns(self) -> list[str]:
+        """The patterns of ``LIGHTNING_CORE_DISABLE_PLUGINS`` that match nothing that is installed."""
+        keys = [f"{kind}.{name}" for kind, name in {**self.inventory.entries, **self.inventory.conflicts}]
+        return [
+            pattern for pattern in disable_patterns() if not any(fnmatchcase(key, pattern) for key in keys)
+        ]
 
     def _load(self, entry: Entry) -> Component[Any]:
         unmet = unmet_requirement(entry)
