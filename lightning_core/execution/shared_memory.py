@@ -136,7 +136,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
                 return
 
     def _end(self, workers: list[_Worker]) -> None:
-        if _join(workers, self.graceful_seconds):
+        if not _join(workers, self.graceful_seconds):
             return
         for worker in workers:
             if worker.is_alive():
