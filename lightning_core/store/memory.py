@@ -44,7 +44,9 @@ from lightning_core.types import (
     TaskInput,
     Worker,
 )
+from lightning_core.types._conversion import convert_span
 from lightning_core.types._model import copy_value
+from lightning_core.types.tracing import SpanBatch
 
 __all__ = ["InMemoryLightningStore", "Record"]
 
@@ -281,10 +283,11 @@ class InMemoryLightningStore(LightningStore):
                     if wanted in attempt.sequence_ids or holder != span.span_id:
                         raise _conflict(span)
             new = 0
+            own = isinstance(spans, SpanBatch)
             signs: dict[str, tuple[_RolloutEntry, _AttemptEntry]] = {}
             for span, (entry, attempt) in zip(spans, entries, strict=True):
                 if span.span_id not in attempt.spans:
-                    self._add(attempt, span.detached())
+                    self._add(attempt, span if own else span.detached())
                     new += 1
                 signs[span.attempt_id] = (entry, attempt)
             for entry, attempt in signs.values():
@@ -299,7 +302,7 @@ class InMemoryLightningStore(LightningStore):
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span:
         """Store a span of the OpenTelemetry SDK and return it as stored; see the contract."""
-        return self._add_one(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
+        return self._add_one(convert_span(readable_span, rollout_id, attempt_id, sequence_id or 0))
 
     def _add_one(self, span: Span) -> Span:
         with self._lock:
@@ -792,7 +795,7 @@ class InMemoryLightningStore(LightningStore):
     def _add(self, attempt: _AttemptEntry, span: Span) -> Span:
         """Add a new span, which the store owns, drawing its sequence id if it has none."""
         if not span.sequence_id:
-            span = span.replace(sequence_id=attempt.last_sequence_id + 1)
+            vars(span)["sequence_id"] = attempt.last_sequence_id + 1
         self._put_span(attempt, span)
         self.journal(span)
         return span

@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanContext, Tracer
 
 from lightning_core.bridge import bridge_loop
 from lightning_core.errors import TraceError
-from lightning_core.types import Span
+from lightning_core.types._conversion import convert_span
+from lightning_core.types.tracing import SpanBatch
 
 if TYPE_CHECKING:
     from lightning_core.store.base import LightningStore
@@ -226,7 +227,7 @@ class LightningSpanProcessor(SpanProcessor):
             batch.append(queue.popleft())
         rollout_id, attempt_id = self.rollout_id or "", self.attempt_id or ""
         try:
-            await store.add_spans([Span.from_opentelemetry(span, rollout_id, attempt_id) for span in batch])
+            await store.add_spans(SpanBatch([convert_span(span, rollout_id, attempt_id) for span in batch]))
         except BaseException as error:
             # Writing is keyed by span id, so what did arrive is not doubled by the next flush.
             queue.extendleft(reversed(batch))

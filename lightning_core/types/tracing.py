@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 from opentelemetry import trace as trace_api
-from opentelemetry.sdk.resources import Resource as _SdkResource
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ConfigDict, Field
 
@@ -35,8 +33,6 @@ AttributeValue: TypeAlias = (
 )
 Attributes: TypeAlias = dict[str, AttributeValue]
 """Attributes as OpenTelemetry defines them: strings, bools, numbers and lists of one of these."""
-
-_NANOSECONDS = 1_000_000_000
 
 
 class SpanNames(StrEnum):
@@ -113,13 +109,17 @@ class OtelResource(Model):
     attributes: Attributes = Field(default_factory=dict)
     schema_url: str = ""
 
+    def detached(self) -> OtelResource:
+        """Return a copy that shares no mutable part."""
+        return self.trusted({"attributes": copy_attributes(self.attributes), "schema_url": self.schema_url})
+
 
 class Span(Model):
     """One span of one attempt, as stored.
 
-    ``sequence_id`` orders the spans of an attempt; it is drawn by the store when the span is first written, that
-    is, in the order in which spans end. 0 means "not drawn yet". Timestamps are seconds since the epoch and
-    order nothing. Fields that are not listed here are kept as they are.
+    ``sequence_id`` orders the spans of an attempt; it is drawn by the store when the span is first written,
+    that is, in the order in which spans end. 0 means "not drawn yet". Timestamps are seconds since the epoch
+    and order nothing. Fields that are not listed here are kept as they are.
     """
 
     model_config = ConfigDict(defer_build=True, extra="allow")
@@ -153,59 +153,18 @@ class Span(Model):
         Raises:
             ValueError: If the span has no context, and so no identity.
         """
-        context = span.get_span_context()
-        if context is None:
-            raise ValueError(f"span {span.name!r} has no span context, so it cannot be stored")
-        parent = span.parent
-        status = span.status
-        scope = span.instrumentation_scope
-        start_time, end_time = span.start_time, span.end_time
-        own_context = SpanContext.from_opentelemetry(context)
-        parent_context = SpanContext.from_opentelemetry(parent) if parent is not None else None
-        values: dict[str, Any] = {
-            "rollout_id": rollout_id,
-            "attempt_id": attempt_id,
-            "sequence_id": sequence_id,
-            "trace_id": own_context.trace_id,
-            "span_id": own_context.span_id,
-            "parent_id": parent_context.span_id if parent_context is not None else None,
-            "name": span.name,
-            "status": TraceStatus.trusted(
-                {"status_code": status.status_code.name, "description": status.description}
-            ),
-            "attributes": _attributes(span.attributes),
-            "events": [
-                Event.trusted(
-                    {
-                        "name": event.name,
-                        "attributes": _attributes(event.attributes),
-                        "timestamp": event.timestamp / _NANOSECONDS,
-                    }
-                )
-                for event in span.events
-            ],
-            "links": [
-                Link.trusted(
-                    {
-                        "context": SpanContext.from_opentelemetry(link.context),
-                        "attributes": _attributes(link.attributes),
-                    }
-                )
-                for link in span.links
-            ],
-            "start_time": start_time / _NANOSECONDS if start_time is not None else None,
-            "end_time": end_time / _NANOSECONDS if end_time is not None else None,
-            "context": own_context,
-            "parent": parent_context,
-            "resource": _convert_resource(span.resource),
-        }
-        extra: dict[str, Any] = {"kind": span.kind.name}
-        if scope is not None:
-            extra["instrumentation_scope"] = {"name": scope.name, "version": scope.version}
-        for key in vars(span):
-            if key[0] != "_" and key not in values and _is_json(value := getattr(span, key)):
-                extra[key] = value
-        return cls.trusted(values, extra)
+        from ._conversion import convert_span
+
+        shared = convert_span(span, rollout_id, attempt_id, sequence_id)
+        values: dict[str, Any] = {**shared.__dict__}
+        values["status"] = TraceStatus.trusted(values["status"].__dict__.copy())
+        values["events"] = [*values["events"]]
+        values["links"] = [*values["links"]]
+        values["resource"] = values["resource"].detached()
+        if (parent := values["parent"]) is not None:
+            values["parent"] = parent.detached()
+        extra = shared.__pydantic_extra__ or {}
+        return cls.trusted(values, {key: copy_value(value) for key, value in extra.items()})
 
     @classmethod
     def from_attributes(
@@ -225,7 +184,8 @@ class Span(Model):
     ) -> Span:
         """Make a span from attributes alone; what is not given is made up sensibly.
 
-        Ids are drawn at random, times (seconds since the epoch) are now, and the name is that of a virtual span.
+        Ids are drawn at random, times (seconds since the epoch) are now, and the name is that of a virtual
+        span.
         """
         now = time.time()
         trace_id = trace_id or secrets.token_hex(16)
@@ -250,9 +210,9 @@ class Span(Model):
         """Return a copy with ``changes`` of plain fields that shares no mutable part with this span."""
         values = self.__dict__.copy()
         values["status"] = TraceStatus.trusted(self.status.__dict__.copy())
-        values["attributes"] = _attributes(self.attributes)
+        values["attributes"] = copy_attributes(self.attributes)
         values["events"] = [
-            Event.trusted(event.__dict__ | {"attributes": _attributes(event.attributes)})
+            Event.trusted(event.__dict__ | {"attributes": copy_attributes(event.attributes)})
             for event in self.events
         ]
         values["links"] = [link.model_copy(deep=True) for link in self.links]
@@ -260,46 +220,28 @@ class Span(Model):
             values["context"] = self.context.detached()
         if self.parent is not None:
             values["parent"] = self.parent.detached()
-        resource = self.resource
-        values["resource"] = OtelResource.trusted(
-            resource.__dict__ | {"attributes": _attributes(resource.attributes)}
-        )
+        values["resource"] = self.resource.detached()
         values.update(changes)
         extra = self.__pydantic_extra__
         return self.trusted(values, {key: copy_value(value) for key, value in extra.items()} if extra else {})
+
+
+class SpanBatch(list[Span]):
+    """Spans for a store that nobody else holds, as ``_conversion.convert_span`` makes them.
+
+    A store may keep them without a copy. Like all that it keeps, it must copy them to hand them out.
+    """
+
+    __slots__ = ()
 
 
 SpanLike: TypeAlias = ReadableSpan | Span
 """A span of the OpenTelemetry SDK, or a stored one."""
 
 
-def _attributes(attributes: Mapping[str, Any] | None) -> Attributes:
-    if not attributes:
-        return {}
-    # The SDK's attributes are a Python-level mapping whose own copy is ten times faster than dict().
-    copy: Callable[[], dict[str, Any]] | None = getattr(attributes, "copy", None)
-    copied: dict[str, Any] = copy() if copy is not None else dict(attributes)
+def copy_attributes(attributes: Attributes) -> Attributes:
+    copied: dict[str, Any] = attributes.copy()
     for key, value in copied.items():
-        if value.__class__ is tuple or value.__class__ is list:
+        if value.__class__ is list or value.__class__ is tuple:
             copied[key] = list(value)
     return copied
-
-
-# The resource is the provider's, the same object for every span: converting it once is enough.
-_last_resource: tuple[_SdkResource, Attributes, str] | None = None
-
-
-def _convert_resource(resource: _SdkResource) -> OtelResource:
-    global _last_resource
-    last = _last_resource
-    if last is None or last[0] is not resource:
-        _last_resource = last = (resource, _attributes(resource.attributes), resource.schema_url)
-    return OtelResource.trusted({"attributes": _attributes(last[1]), "schema_url": last[2]})
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
