@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
+import pkgutil
+from importlib.metadata import version as installed_version
 from typing import Any
+
+from sphinx.util import logging
+
+import lightning_core
+
+logger = logging.getLogger(__name__)
 
 project = "lightning-core"
 author = "lightning-core contributors"
 copyright = author
-release = version("lightning-core")
+release = installed_version("lightning-core")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
@@ -24,27 +31,26 @@ autodoc_typehints = "signature"
 autodoc_class_signature = "separated"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 # Pydantic's own members say nothing about ours.
-autodoc_default_options["exclude-members"] = "model_config, model_fields, model_computed_fields, __init__, __new__"
+autodoc_default_options["exclude-members"] = (
+    "model_config, model_fields, model_computed_fields, __init__, __new__"
+)
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-# The package is documented name by name; `reference/index.md` lists what `import lightning_core` offers.
-PUBLIC_PACKAGES = [
-    "lightning_core",
-    "lightning_core.adapter",
-    "lightning_core.algorithm",
-    "lightning_core.emitter",
-    "lightning_core.engine",
-    "lightning_core.errors",
-    "lightning_core.execution",
-    "lightning_core.litagent",
-    "lightning_core.plugin",
-    "lightning_core.runner",
-    "lightning_core.store",
-    "lightning_core.testing",
-    "lightning_core.tracer",
-    "lightning_core.trainer",
-    "lightning_core.types",
-]
+
+def check_public_names(app: Any, env: Any) -> None:
+    """Warn of every public name of the core that the reference lacks."""
+    documented = {name.rpartition(".")[2] for name in env.domains["py"].objects}
+    packages = [found.name for found in pkgutil.iter_modules(lightning_core.__path__) if found.ispkg]
+    packages.remove("cli")  # It has a page of its own.
+    for package in ["lightning_core", *(f"lightning_core.{name}" for name in packages)]:
+        for name in getattr(importlib.import_module(package), "__all__", ()):
+            if name not in documented:
+                logger.warning("%s.%s is missing from the reference", package, name)
+
+
+def setup(app: Any) -> None:
+    """Register what is checked after the pages were read."""
+    app.connect("env-check-consistency", check_public_names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import tomllib
@@ -21,7 +22,7 @@ import click
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from lightning_core import errors
+from lightning_core import emitter, errors
 from lightning_core.plugin import Component
 from lightning_core.plugin import builtins as builtin_components
 from lightning_core.plugin.catalog import PLURALS
@@ -29,7 +30,9 @@ from lightning_core.plugin.component import KINDS
 
 DOCS = Path(__file__).parent
 PLUGINS = DOCS.parent / "plugins"
-REGION = re.compile(r"(?P<begin><!-- generated: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
+REGION = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def first_party() -> dict[str, str]:
@@ -51,7 +54,8 @@ def provided_by(module: Any) -> Iterator[tuple[str, Component[Any]]]:
 
 
 def escape(text: str) -> str:
-    """Make text fit for a cell of a table."""
+    """Make text of a docstring fit for a cell of a table."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`")
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -152,9 +156,9 @@ def commands(
 ) -> Iterator[tuple[str, click.Command, click.Context]]:
     """Yield every command with its full name."""
     if command is None:
-        from lightning_core.cli import cli
+        from lightning_core.cli import main as group
 
-        command, context = cli, click.Context(cli, info_name="lightning-core")
+        command, context = group, click.Context(group, info_name="lightning-core")
     assert context is not None
     yield context.command_path, command, context
     if isinstance(command, click.Group):
@@ -201,10 +205,26 @@ def error_table() -> str:
     rows = ["| error | is also a | meaning |", "|---|---|---|"]
     for name in errors.__all__:
         cls = getattr(errors, name)
-        standard = [base.__name__ for base in cls.__bases__ if base.__module__ == "builtins" and base is not Exception]
+        standard = [
+            base.__name__ for base in cls.__bases__ if base.__module__ == "builtins" and base is not Exception
+        ]
         also = ", ".join(f"`{base}`" for base in standard)
-        rows.append(f"| `{name}` | {also} | {escape((inspect.getdoc(cls) or '').partition(chr(10) * 2)[0])} |")
+        rows.append(
+            f"| `{name}` | {also} | {escape((inspect.getdoc(cls) or '').partition(chr(10) * 2)[0])} |"
+        )
     return "\n".join(rows) + "\n"
+
+
+CONSTANTS = {
+    "API_VERSION": ("lightning_core.plugin.component", "Version of the plugin interface."),
+    "hookimpl": (
+        "lightning_core.plugin.markers",
+        "Marks a function of a plugin that implements one of the hooks.",
+    ),
+    # A module of the same name takes its place once it is imported.
+    "reward": ("lightning_core.emitter.reward", inspect.getdoc(emitter.reward) or ""),
+}
+"""Public names that do not describe themselves."""
 
 
 def public_names() -> str:
@@ -214,17 +234,52 @@ def public_names() -> str:
     rows = ["| name | defined in | what it is |", "|---|---|---|"]
     for name in sorted(lightning_core.__all__, key=str.lower):
         value = getattr(lightning_core, name)
-        module = getattr(value, "__module__", None) or "lightning_core.plugin.component"
-        documented = callable(value) and not isinstance(value, (int, str))
-        summary = (inspect.getdoc(value) or "").partition("\n\n")[0] if documented else "A constant."
-        rows.append(f"| `{name}` | `{module}` | {escape(summary.replace('``', '`'))} |")
+        module = getattr(value, "__module__", None)
+        summary = (inspect.getdoc(value) or "").partition("\n\n")[0]
+        if name in CONSTANTS:
+            module, summary = CONSTANTS[name][0], CONSTANTS[name][1].partition("\n\n")[0]
+        rows.append(f"| `{name}` | `{module}` | {escape(summary)} |")
     return "\n".join(rows) + "\n"
+
+
+def automodule(module: str, *options: str) -> str:
+    """Return the section of a module in the reference."""
+    lines = [f".. automodule:: {module}", *(f"   {option}" for option in options)]
+    return "\n".join([f"## {module}", "", "```{eval-rst}", *lines, "```", ""])
+
+
+def public_modules(package: str) -> list[str]:
+    """Return the public modules inside a package of the core, packages left out."""
+    parent = importlib.import_module(package)
+    return [
+        f"{package}.{module.name}"
+        for module in pkgutil.iter_modules(parent.__path__)
+        if not module.ispkg and not module.name.startswith("_")
+    ]
+
+
+def modules(package: str) -> str:
+    """The reference of one package of the core; ``core`` means the modules beside the packages."""
+    if package == "core":
+        names = [name for name in public_modules("lightning_core") if not name.endswith(".errors")]
+    elif package == "errors":
+        names = ["lightning_core.errors"]
+    else:
+        names = public_modules(f"lightning_core.{package}")
+    return "\n".join(automodule(name) for name in names)
+
+
+def plugin_packages() -> str:
+    """The reference of the first-party packages: what each can be imported for."""
+    names = sorted({module.partition(".")[0] for module in first_party().values()})
+    return "\n".join(automodule(name, ":imported-members:") for name in names)
 
 
 REGIONS: dict[str, Callable[[], str]] = {
     "cli": cli,
     "error-table": error_table,
     "error-tree": error_tree,
+    "plugin-packages": plugin_packages,
     "public-names": public_names,
     "settings": settings,
 }
@@ -237,7 +292,14 @@ def pages() -> list[Path]:
 
 def fill(text: str) -> str:
     """Return a page with its generated parts made anew."""
-    return REGION.sub(lambda match: match["begin"] + REGIONS[match["name"]]() + match["end"], text)
+    return REGION.sub(lambda match: match["begin"] + region(match["name"]) + match["end"], text)
+
+
+def region(name: str) -> str:
+    """Return the text of one generated part."""
+    if name.startswith("modules-"):
+        return modules(name.removeprefix("modules-"))
+    return REGIONS[name]()
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from lightning_core.types import Hook
 __all__ = ["EVENTS", "HookCall", "LifecycleHooks", "collect_hooks"]
 
 EVENTS: Final = ("on_rollout_start", "on_trace_start", "on_trace_end", "on_rollout_end")
+"""The events of a rollout's life, in order."""
 
 HookCall: TypeAlias = tuple[Hook, Callable[..., Awaitable[None]]]
 """A hook and its method for one event, to be awaited with all of the event's keywords."""

@@ -12,4 +12,7 @@ PROJECT: Final = "lightning_core"
 """pluggy's project name, and the entry-point group in which packages announce their components."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
+"""Marks a hook specification; only the core has these."""
+
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function of a plugin that implements one of the hooks."""

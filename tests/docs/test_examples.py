@@ -11,7 +11,9 @@ import pytest
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text() and "_build" not in path.parts)
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if "```python" in path.read_text() and "_build" not in path.parts
+)
 SKIPPED = 77
 
 
