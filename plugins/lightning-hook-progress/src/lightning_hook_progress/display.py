@@ -67,7 +67,7 @@ class Bar:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("rollouts"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
