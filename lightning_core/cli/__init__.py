@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final = {
     "doctor": "lightning_core.cli.doctor",
     "plugins": "lightning_core.cli.plugins",
+    "runs": "lightning_core.cli.runs",
 }
 """Command to the module that defines it under the same name."""
 

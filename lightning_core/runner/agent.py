@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import ReadableSpan
 
-from lightning_core.bridge import bridge_loop
 from lightning_core.emitter import emit_exception
 from lightning_core.errors import (
     ConfigurationError,
@@ -30,10 +27,11 @@ from lightning_core.errors import (
 from lightning_core.litagent.agent import LitAgent, call_deprecated_end, call_deprecated_start
 from lightning_core.plugin.lifecycle import LifecycleHooks, collect_hooks
 from lightning_core.runner.base import BaseRunner
+from lightning_core.runner.heartbeat import Heartbeat
 from lightning_core.runner.lifecycle import dispatch
 from lightning_core.runner.outcome import outcome_spans
+from lightning_core.runner.threads import AgentThreads
 from lightning_core.store.base import LightningStore
-from lightning_core.store.lifecycle import DEFAULT_LEASE_SECONDS
 from lightning_core.tracer.base import BaseTracer
 from lightning_core.types import (
     AttemptedRollout,
@@ -115,6 +113,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         self._store: LightningStore | None = None
         self._hooks = LifecycleHooks()
         self._run_id: str | None = None
+        self._threads = AgentThreads()
 
     # Set-up
 
@@ -147,6 +146,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Clean up in the worker."""
+        self._threads.close()
         self.tracer.teardown_worker(worker_id)
         self.worker_id = None
         self._store = None
@@ -197,7 +197,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         begun = 0
         stop = asyncio.create_task(_wait_for(event)) if event is not None else None
         running: set[asyncio.Task[None]] = set()
-        beats = _Heartbeat(self)
+        beats = Heartbeat(self.get_store(), self.get_worker_id(), self.heartbeat_interval)
         try:
             while stop is None or not (stop.done() or event is None or event.is_set()):
                 free = self.concurrency - len(running)
@@ -211,11 +211,10 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 rollouts = await self._take(free, running, stop)
                 begun += len(rollouts)
                 for rollout in rollouts:
-                    task = asyncio.create_task(self._run_quietly(rollout))
+                    task = asyncio.create_task(self._run_quietly(rollout, beats))
                     running.add(task)
                     task.add_done_callback(running.discard)
                     beats.watch(rollout, task)
-                    task.add_done_callback(lambda _, rollout=rollout: beats.forget(rollout))
             while running:
                 await asyncio.wait(running)
         finally:
@@ -277,8 +276,8 @@ class AgentRunnerV2(BaseRunner[T_task]):
         rollout = await store.start_rollout(
             input, mode, resources_id, run_id=self._run_id, worker_id=self.get_worker_id()
         )
-        beats = _Heartbeat(self)
-        task = asyncio.create_task(self._run(rollout))
+        beats = Heartbeat(self.get_store(), self.get_worker_id(), self.heartbeat_interval)
+        task = asyncio.create_task(self._run(rollout, beats))
         beats.watch(rollout, task)
         try:
             ending = await task
@@ -290,10 +289,10 @@ class AgentRunnerV2(BaseRunner[T_task]):
         assert stored is not None
         return stored
 
-    async def _run_quietly(self, rollout: AttemptedRollout) -> None:
+    async def _run_quietly(self, rollout: AttemptedRollout, beats: Heartbeat) -> None:
         """Run one rollout; whatever happens is recorded or logged."""
         try:
-            ending = await self._run(rollout)
+            ending = await self._run(rollout, beats)
         except Exception:
             # The store did not take the result. The lease will expire, and the rollout is retried or fails.
             logger.exception("the result of rollout %s could not be reported", rollout.rollout_id)
@@ -303,7 +302,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 "rollout %s %s: %s", rollout.rollout_id, ending.status, ending.metadata.get("error", "")
             )
 
-    async def _run(self, rollout: AttemptedRollout) -> _Ending:
+    async def _run(self, rollout: AttemptedRollout, beats: Heartbeat) -> _Ending:
         """Run one rollout from its resources to the report. Cancelled, it still reports, then ends cancelled."""
         store = self.get_store()
         agent = self.get_agent()
@@ -331,8 +330,9 @@ class AgentRunnerV2(BaseRunner[T_task]):
             metadata = {**rollout.attempt.metadata, **ending.metadata}
             ended = rollout.replace(attempt=rollout.attempt.replace(status=ending.status, metadata=metadata))
             with suppress(asyncio.CancelledError):
-                await self._end_hooks(agent, ended, {**keywords, "rollout": ended})
-        # A lost connection must not lose the result while the lease still holds.
+                await self._end_hooks({**keywords, "rollout": ended})
+        # From here on, an attempt that is not live any more is one that this report has ended.
+        beats.forget(rollout)
         await store.update_attempt(name, attempt_id, status=ending.status, metadata=ending.metadata)
         task = asyncio.current_task()
         if isinstance(ending.error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -415,7 +415,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
             async with scope:
                 if agent.is_async():
                     return await agent.rollout_async(rollout.input, resources, rollout)
-                return await _in_thread(lambda: agent.rollout(rollout.input, resources, rollout))
+                return await self._threads.run(lambda: agent.rollout(rollout.input, resources, rollout))
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -423,73 +423,22 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 f"the agent ran longer than timeout_seconds={limit:g} of its rollout"
             ) from error
 
-    async def _end_hooks(
-        self, agent: LitAgent[T_task], rollout: AttemptedRollout, keywords: dict[str, Any]
-    ) -> None:
+    async def _end_hooks(self, keywords: dict[str, Any]) -> None:
+        """Tell the hooks how the attempt ended, and show them the spans that are stored."""
+        agent, rollout = keywords["agent"], keywords["rollout"]
+        name, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
         calls = self._hooks.on_rollout_end
         if calls:
             try:
-                spans = await self.get_store().query_spans(rollout.rollout_id, rollout.attempt.attempt_id)
+                spans = await self.get_store().query_spans(name, attempt_id)
             except StoreError:
-                logger.exception("the spans of rollout %s cannot be read for its hooks", rollout.rollout_id)
+                logger.exception("the spans of rollout %s cannot be read for its hooks", name)
                 spans = []
-            await dispatch("on_rollout_end", calls, rollout.rollout_id, **keywords, spans=spans)
+            await dispatch("on_rollout_end", calls, name, **keywords, spans=spans)
         try:
             await call_deprecated_end(agent, rollout, self, self.tracer)
         except Exception:
-            logger.exception("on_rollout_end of the agent failed for rollout %s", rollout.rollout_id)
-
-
-class _Heartbeat:
-    """Renews the leases of a runner's rollouts, from the bridge's thread, and cancels those that lost theirs."""
-
-    def __init__(self, runner: AgentRunnerV2[Any]) -> None:
-        self._runner = runner
-        self._loop = asyncio.get_running_loop()
-        self._active: dict[tuple[str, str], tuple[asyncio.Task[Any], float]] = {}
-        self._beating: Any = None
-        self._wake: asyncio.Event | None = None
-        self._interval = runner.heartbeat_interval
-
-    def watch(self, rollout: AttemptedRollout, task: asyncio.Task[Any]) -> None:
-        lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
-        self._active[rollout.rollout_id, rollout.attempt.attempt_id] = (task, lease)
-        if self._beating is None or lease / 3 < self._interval:
-            self._interval = min(self._runner.heartbeat_interval, lease / 3)
-            if self._beating is not None:
-                self._beating.cancel()
-            self._beating = asyncio.run_coroutine_threadsafe(self._beat(self._interval), bridge_loop())
-
-    def forget(self, rollout: AttemptedRollout) -> None:
-        self._active.pop((rollout.rollout_id, rollout.attempt.attempt_id), None)
-
-    def stop(self) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
-
-    async def _beat(self, interval: float) -> None:
-        store, worker_id = self._runner.get_store(), self._runner.get_worker_id()
-        while True:
-            await asyncio.sleep(interval)
-            active = dict(self._active)
-            try:
-                if active:
-                    lost = set(await store.renew_leases(worker_id, list(active)))
-                else:
-                    await store.update_worker(worker_id)
-                    continue
-            except Exception:
-                logger.exception("%s: the heartbeat did not reach the store", worker_id)
-                continue
-            for (rollout_id, attempt_id), (task, _) in active.items():
-                if attempt_id in lost and not task.done():
-                    logger.warning(
-                        "rollout %s was cancelled or given to another worker; dropping attempt %s",
-                        rollout_id,
-                        attempt_id,
-                    )
-                    with suppress(RuntimeError):
-                        self._loop.call_soon_threadsafe(task.cancel)
+            logger.exception("on_rollout_end of the agent failed for rollout %s", name)
 
 
 def _agent_ending(error: BaseException) -> _Ending:
@@ -509,40 +458,6 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, LightningError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Run a sync agent in a daemon thread of its own, in a copy of this context.
-
-    A pool would do for agents that return. One that is stuck past its time limit cannot be ended; in a thread of its
-    own it starves nobody, and does not keep the process alive.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def finish(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    def call() -> None:
-        result, failure = None, None
-        try:
-            result = context.run(function)
-        except StopIteration as error:
-            # A future refuses StopIteration.
-            failure = RuntimeError(f"the agent raised StopIteration: {error}")
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(finish, result, failure)
-
-    threading.Thread(target=call, name="lightning-agent", daemon=True).start()
-    return await future
 
 
 async def _wait_for(event: ExecutionEvent) -> None:

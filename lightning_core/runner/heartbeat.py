@@ -1,0 +1,73 @@
+"""The sign of life of a runner and of the rollouts that it has in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from lightning_core.bridge import bridge_loop
+from lightning_core.store.base import LightningStore
+from lightning_core.store.lifecycle import DEFAULT_LEASE_SECONDS
+from lightning_core.types import AttemptedRollout
+
+__all__ = ["Heartbeat"]
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Renews the leases of a runner's rollouts, from the bridge's thread, and cancels those that lost theirs."""
+
+    def __init__(self, store: LightningStore, worker_id: str, interval: float) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._loop = asyncio.get_running_loop()
+        self._active: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self._beating: Future[None] | None = None
+        self._interval = interval
+
+    def watch(self, rollout: AttemptedRollout, task: asyncio.Task[Any]) -> None:
+        """Renew this rollout's lease from now on."""
+        lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
+        self._active[rollout.rollout_id, rollout.attempt.attempt_id] = task
+        if self._beating is None or lease / 3 < self._interval:
+            self._interval = min(self._interval, lease / 3)
+            if self._beating is not None:
+                self._beating.cancel()
+            self._beating = asyncio.run_coroutine_threadsafe(self._beat(self._interval), bridge_loop())
+
+    def forget(self, rollout: AttemptedRollout) -> None:
+        """Let this rollout's lease be."""
+        self._active.pop((rollout.rollout_id, rollout.attempt.attempt_id), None)
+
+    def stop(self) -> None:
+        """End the heartbeat."""
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self, interval: float) -> None:
+        store, worker_id = self._store, self._worker_id
+        while True:
+            await asyncio.sleep(interval)
+            active = dict(self._active)
+            try:
+                if active:
+                    lost = set(await store.renew_leases(worker_id, list(active)))
+                else:
+                    await store.update_worker(worker_id)
+                    continue
+            except Exception:
+                logger.exception("%s: the heartbeat did not reach the store", worker_id)
+                continue
+            for (rollout_id, attempt_id), task in active.items():
+                if attempt_id in lost and not task.done():
+                    logger.warning(
+                        "rollout %s was cancelled or given to another worker; dropping attempt %s",
+                        rollout_id,
+                        attempt_id,
+                    )
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(task.cancel)
