@@ -242,10 +242,9 @@ def public_names() -> str:
     return "\n".join(rows) + "\n"
 
 
-def automodule(module: str, *options: str) -> str:
+def automodule(module: str) -> str:
     """Return the section of a module in the reference."""
-    lines = [f".. automodule:: {module}", *(f"   {option}" for option in options)]
-    return "\n".join([f"## {module}", "", "```{eval-rst}", *lines, "```", ""])
+    return "\n".join([f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""])
 
 
 def public_modules(package: str) -> list[str]:
@@ -269,10 +268,21 @@ def modules(package: str) -> str:
     return "\n".join(automodule(name) for name in names)
 
 
+def plugin_package(package: str) -> str:
+    """The section of one first-party package, which must be installed: what it can be imported for."""
+    module = importlib.import_module(package)
+    lines: list[str] = []
+    for name in module.__all__:
+        value = getattr(module, name)
+        directive = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
+        lines.append(f".. auto{directive}:: {package}.{name}")
+    return "\n".join([f"## {package}", "", "```{eval-rst}", *lines, "```", ""])
+
+
 def plugin_packages() -> str:
-    """The reference of the first-party packages: what each can be imported for."""
+    """The sections of all first-party packages."""
     names = sorted({module.partition(".")[0] for module in first_party().values()})
-    return "\n".join(automodule(name, ":imported-members:") for name in names)
+    return "\n".join(plugin_package(name) for name in names)
 
 
 REGIONS: dict[str, Callable[[], str]] = {

@@ -35,7 +35,7 @@ def regions() -> list[tuple[Path, str]]:
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [found for found in regions() if found[1] != "settings"],
+    [found for found in regions() if found[1] not in ("settings", "plugin-packages")],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_generated_part_is_up_to_date(page: Path, name: str) -> None:
@@ -54,6 +54,12 @@ def test_settings_of_plugin_are_documented(key: str) -> None:
         package, reason=f"the settings of {key} are read from {package}, which is not installed"
     )
     assert generate.plugin_section(key, PLUGINS[key]) in (DOCS / "settings.md").read_text(), REWRITE
+
+
+@pytest.mark.parametrize("package", sorted({module.partition(".")[0] for module in PLUGINS.values()}))
+def test_plugin_package_is_in_the_reference(package: str) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    assert generate.plugin_package(package) in (DOCS / "reference" / "plugins.md").read_text(), REWRITE
 
 
 def test_settings_page_lists_nothing_that_does_not_exist() -> None:
