@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Final, TypeAlias, cast
 
 import pluggy
@@ -59,14 +58,34 @@ def collect_hooks(hooks: Iterable[object]) -> LifecycleHooks:
             )
         ordered.append(hook)
         _refuse_misspelled_events(hook)
-        # A namespace, since registering looks at every attribute of what it is given, and compares with ==.
-        overrides = SimpleNamespace(
-            hook=hook,
-            index=index,
-            **{event: method for event in EVENTS if (method := _override(hook, event))},
-        )
-        manager.register(overrides, name=f"hooks[{index}]")
+        manager.register(_Overrides(hook, index), name=f"hooks[{index}]")
     return LifecycleHooks(**{event: _calls(manager, event) for event in EVENTS})
+
+
+class _Overrides:
+    """What pluggy is given in place of a hook, whose every attribute it would look at, and compare with ``==``.
+
+    It has a method for each event that the hook overrides.
+    """
+
+    def __init__(self, hook: Hook, index: int) -> None:
+        self.hook = hook
+        self.index = index
+        for event in EVENTS:
+            override = _override(hook, event)
+            if override is not None:
+                setattr(self, event, _Override(*override).call)
+
+
+@dataclass(frozen=True)
+class _Override:
+    """One overridden event; ``marks`` are the options of ``@hookimpl``, if it has them."""
+
+    method: Callable[..., Awaitable[None]]
+    marks: Mapping[str, Any]
+
+    async def call(self, **keywords: Any) -> None:
+        await self.method(**keywords)
 
 
 class _OverrideManager(pluggy.PluginManager):
@@ -75,12 +94,13 @@ class _OverrideManager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         if name not in EVENTS:
             return None
-        return getattr(getattr(plugin, name), f"{PROJECT}_impl", None) or {
+        marks = getattr(plugin, name).__self__.marks
+        return {
             "wrapper": False,
             "hookwrapper": False,
             "optionalhook": False,
-            "tryfirst": False,
-            "trylast": False,
+            "tryfirst": marks.get("tryfirst", False),
+            "trylast": marks.get("trylast", False),
             "specname": None,
         }
 
@@ -91,11 +111,14 @@ def _calls(manager: pluggy.PluginManager, event: str) -> tuple[HookCall, ...]:
         return ()
     # pluggy itself calls those registered last first, which is not what the reader of a list expects.
     found = [
-        (impl.trylast - impl.tryfirst, cast("SimpleNamespace", impl.plugin), impl.function)
+        (impl.trylast - impl.tryfirst, cast("_Overrides", impl.plugin), impl.function)
         for impl in caller.get_hookimpls()
     ]
     found.sort(key=lambda item: (item[0], item[1].index))
-    return tuple((overrides.hook, _accepting(method, event)) for _, overrides, method in found)
+    return tuple(
+        (overrides.hook, _accepting(cast("Any", function).__self__.method, event))
+        for _, overrides, function in found
+    )
 
 
 def _keywords(event: str) -> list[str]:
@@ -116,7 +139,8 @@ def _accepting(method: Callable[..., Any], event: str) -> Callable[..., Awaitabl
     return call
 
 
-def _override(hook: Hook, event: str) -> Callable[..., Any] | None:
+def _override(hook: Hook, event: str) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    """The checked override and its marks, or ``None`` where the event is left alone."""
     method = getattr(hook, event)
     if getattr(method, "__func__", method) is getattr(Hook, event):
         return None
@@ -125,7 +149,9 @@ def _override(hook: Hook, event: str) -> Callable[..., Any] | None:
         raise InvalidHookError(
             f"{where} is not async, and would block every rollout; write `async def {event}`"
         )
-    marks: dict[str, Any] = getattr(method, f"{PROJECT}_impl", None) or {}
+    mark: object = getattr(method, f"{PROJECT}_impl", None)
+    # A mock has every attribute that it is asked for.
+    marks = cast("dict[str, Any]", mark) if isinstance(mark, dict) else {}
     if marks.get("wrapper") or marks.get("hookwrapper") or marks.get("specname"):
         raise InvalidHookError(
             f"{where}: of hookimpl's options, lifecycle hooks take tryfirst and trylast only"
@@ -143,7 +169,7 @@ def _override(hook: Hook, event: str) -> Callable[..., Any] | None:
                 + (f"; did you mean {close[0]!r}?" if close else ".")
                 + f" It passes: {', '.join(known)}"
             )
-    return method
+    return method, marks
 
 
 def _refuse_misspelled_events(hook: Hook) -> None:

@@ -1,0 +1,104 @@
+"""Fixtures of the whole suite: the small packages of tests/packages, really installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lightning_core.plugin import PluginManager, plugin_manager
+
+PACKAGES = Path(__file__).parent / "packages"
+
+
+@pytest.fixture(scope="session")
+def packages_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which every package of tests/packages is built and installed, without asking an index."""
+    target = tmp_path_factory.mktemp("packages")
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--offline",
+        "--no-cache",
+        "--no-deps",
+    ]
+    command += ["--no-build-isolation", "--python", sys.executable, "--target", str(target)]
+    command += sorted(str(path.parent) for path in PACKAGES.glob("*/pyproject.toml"))
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return target
+
+
+def _forget_test_packages() -> None:
+    plugin_manager.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("lightning_test_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def only_packages(packages_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
+    """A plugin manager that sees the packages of tests/packages, and no other installed plugin."""
+    yield from _only(packages_folder, monkeypatch)
+
+
+@pytest.fixture
+def only_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
+    """A plugin manager that sees no installed plugin, save those announced in ``tmp_path``."""
+    yield from _only(tmp_path, monkeypatch)
+
+
+def _only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManager]:
+    _forget_test_packages()
+    monkeypatch.delenv("LIGHTNING_CORE_DISABLE_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(
+        "lightning_core.plugin.discovery.distributions",
+        lambda: importlib.metadata.distributions(path=[str(folder)]),
+    )
+    yield plugin_manager()
+    _forget_test_packages()
+
+
+@pytest.fixture
+def announce(tmp_path: Path) -> Callable[..., None]:
+    """Writes the metadata of a distribution that announces entry points; there is no module behind them."""
+
+    def write(distribution: str, *entries: str, version: str = "1.0.0") -> None:
+        folder = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (folder / "METADATA").write_text(metadata, encoding="utf-8")
+        points = "".join(f"{entry} = nowhere_to_be_found.plugin\n" for entry in entries)
+        (folder / "entry_points.txt").write_text(f"[lightning_core]\n{points}", encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def run_python(packages_folder: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a fresh interpreter that has the packages of tests/packages on its path."""
+
+    def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("LIGHTNING_", "OTEL_"))
+        }
+        environment |= {"PYTHONPATH": str(packages_folder), **variables}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

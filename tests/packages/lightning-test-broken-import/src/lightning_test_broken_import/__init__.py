@@ -1,0 +1,1 @@
+"""A tracer whose module imports a package that is not installed."""

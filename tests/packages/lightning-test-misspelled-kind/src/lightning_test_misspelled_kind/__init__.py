@@ -1,0 +1,1 @@
+"""Announces a component of a kind that does not exist, and one with a bad name."""

@@ -1,0 +1,1 @@
+"""A tracer for a newer plugin interface."""

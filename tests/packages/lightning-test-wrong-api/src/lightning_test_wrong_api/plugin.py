@@ -1,0 +1,19 @@
+"""Registers a tracer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning_core.plugin import Component, hookimpl
+
+
+def make_tracer() -> Any:
+    from lightning_core.tracer.dummy import DummyTracer
+
+    return DummyTracer()
+
+
+@hookimpl
+def lightning_tracers() -> Iterable[Component[Any]]:
+    return [Component("newer", make_tracer, summary="A tracer.", api_version=2)]

@@ -1,0 +1,1 @@
+"""A hook with a misspelled keyword, which no event passes."""

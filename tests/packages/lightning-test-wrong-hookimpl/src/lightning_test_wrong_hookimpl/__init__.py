@@ -1,0 +1,1 @@
+"""A tracer whose hook takes an argument, and one whose hook is misspelled."""
