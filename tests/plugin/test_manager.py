@@ -162,7 +162,5 @@ def test_check_reports_a_disabling_pattern_that_can_match_nothing(
 
 
 def test_unknown_name_of_a_misspelled_kind_points_to_it(only_packages: PluginManager) -> None:
-    with pytest.raises(
-        UnknownPluginError, match="lightning-test-misspelled-kind 1.0.0: the entry point 'tracr.typo'"
-    ):
+    with pytest.raises(UnknownPluginError, match=r"lightning-test-misspelled-kind 1\.0\.0: .*'tracr\.typo'"):
         only_packages.load("tracer", "typo")
