@@ -1,0 +1,187 @@
+"""Switching instrumentations of other libraries on and off, once for all tracers of the process."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from opentelemetry.trace import TracerProvider
+from wrapt import register_post_import_hook
+
+from lightning_core.errors import ConfigurationError, TraceError
+
+__all__ = ["THREADS", "check", "find_installed", "start_instrumenting", "stop_instrumenting"]
+
+logger = logging.getLogger(__name__)
+
+THREADS = "threading"
+"""The instrumentation that carries the context into threads."""
+
+_GROUP = "opentelemetry_instrumentor"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An instrumentation that this package vouches for."""
+
+    library: str
+    distribution: str
+    module: str
+    instrumentor: str
+
+
+_KNOWN = {
+    "openai": _Known(
+        "openai",
+        "openinference-instrumentation-openai",
+        "openinference.instrumentation.openai",
+        "OpenAIInstrumentor",
+    ),
+    "langchain": _Known(
+        "langchain_core",
+        "openinference-instrumentation-langchain",
+        "openinference.instrumentation.langchain",
+        "LangChainInstrumentor",
+    ),
+    THREADS: _Known(
+        "threading",
+        "opentelemetry-instrumentation-threading",
+        "opentelemetry.instrumentation.threading",
+        "ThreadingInstrumentor",
+    ),
+}
+
+_lock = threading.Lock()
+_uses: Counter[str] = Counter()
+_provider: TracerProvider | None = None
+_hooked: set[str] = set()
+_ours: dict[str, Any] = {}
+
+
+def find_installed() -> list[str]:
+    """Return the known libraries that are installed along with their instrumentations; imports neither."""
+    return [name for name, known in _KNOWN.items() if name != THREADS and _missing(known) is None]
+
+
+def _missing(known: _Known) -> str | None:
+    if find_spec(known.library) is None:
+        return known.library
+    try:
+        distribution(known.distribution)
+    except PackageNotFoundError:
+        return known.distribution
+    return None
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse names that nothing installed can instrument.
+
+    Raises:
+        ConfigurationError: If a library or its instrumentation is missing; says what to install.
+    """
+    for name in names:
+        known = _KNOWN.get(name)
+        if known is None:
+            _entry_point(name)
+        elif (missing := _missing(known)) is not None:
+            raise ConfigurationError(
+                f"tracer 'otel' cannot instrument {name!r}, since {missing} is not installed. "
+                f"To get it: pip install 'lightning-tracer-otel[{name}]'"
+            )
+
+
+def _entry_point(name: str) -> Any:
+    found = {each.name: each for each in entry_points(group=_GROUP)}
+    if name in found:
+        return found[name]
+    names = sorted({*_KNOWN, *found} - {THREADS})
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigurationError(
+        f"tracer 'otel' cannot instrument {name!r}: no OpenTelemetry instrumentation of that name is installed; "
+        f"{hint}There are: {', '.join(names)}"
+    )
+
+
+def start_instrumenting(names: Sequence[str], provider: TracerProvider) -> None:
+    """Have these libraries report their calls to ``provider``. Calls are counted.
+
+    A known library that is not imported yet is instrumented when it is, so nobody pays for what is not used.
+    If another tracer of this process instruments it already, its spans go on going to that tracer's provider,
+    which
+    is as good: every provider of ours routes by context.
+
+    Raises:
+        TraceError: If an instrumentation refuses, for instance because the library is too old for it.
+    """
+    global _provider
+    with _lock:
+        _provider = provider
+        _uses.update(names)
+    for name in names:
+        known = _KNOWN.get(name)
+        if known is None or known.library in sys.modules:
+            _switch_on(name)
+        elif name not in _hooked:
+            _hooked.add(name)
+            register_post_import_hook(_make_hook(name), known.library)
+
+
+def _make_hook(name: str) -> Callable[[object], None]:
+    def switch_on(module: object) -> None:
+        try:
+            _switch_on(name)
+        except Exception:
+            # It is the user's own import that would fail.
+            logger.exception("%s cannot be instrumented; its calls will not be traced", name)
+
+    return switch_on
+
+
+def _switch_on(name: str) -> None:
+    known = _KNOWN.get(name)
+    if known is None:
+        instrumentor: Any = _entry_point(name).load()()
+    else:
+        # Not under the lock: another thread may be importing the library, and be about to call the hook
+        # above.
+        import_module(known.library)
+        instrumentor = getattr(import_module(known.module), known.instrumentor)()
+    with _lock:
+        if not _uses[name] or name in _ours:
+            return
+        if instrumentor.is_instrumented_by_opentelemetry:
+            logger.info(
+                "%s is instrumented by the program itself; its spans are stored if they go to the global "
+                "tracer provider",
+                name,
+            )
+            return
+        instrumentor.instrument(tracer_provider=_provider)
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            raise TraceError(
+                f"the instrumentation of {name!r} refuses the installed version of the library, which needs to be "
+                f"one of: {', '.join(instrumentor.instrumentation_dependencies())}"
+            )
+        _ours[name] = instrumentor
+
+
+def stop_instrumenting(names: Sequence[str]) -> None:
+    """Undo one :func:`start_instrumenting`; the last one leaves the libraries as they were."""
+    with _lock:
+        for name in names:
+            _uses[name] -= 1
+            if _uses[name] <= 0:
+                del _uses[name]
+                instrumentor = _ours.pop(name, None)
+                if instrumentor is not None and instrumentor.is_instrumented_by_opentelemetry:
+                    instrumentor.uninstrument()

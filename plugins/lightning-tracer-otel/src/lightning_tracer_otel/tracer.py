@@ -1,0 +1,128 @@
+"""The tracer: one root span per rollout, and below it whatever OpenTelemetry sees of the agent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+from lightning_core.store.base import LightningStore
+from lightning_core.tracer.base import BaseTracer
+from lightning_core.tracer.capture import (
+    LightningSpanProcessor,
+    SpanRouter,
+    TraceContext,
+    last_trace,
+    private_provider,
+)
+
+from .instrumentation import THREADS, check, find_installed, start_instrumenting, stop_instrumenting
+from .providers import attach_router, claim_global_provider, detach_router, find_global_provider
+
+__all__ = ["OtelTracer"]
+
+
+class OtelTracer(BaseTracer):
+    """Records LLM calls, the user's own spans, and what the emitters emit, under one root span per trace.
+
+    It never replaces the program's global tracer provider, and nothing leaves the process by its doing: spans
+    of the global provider are listened to, and still go where the program sends them; everything else is
+    recorded with a private provider that has no exporter.
+
+    It is set up by :meth:`init_worker`, or else by the first trace, and takes everything back when the last
+    of its workers is torn down. Several workers may share one tracer, and several tracers one process.
+
+    Args:
+        instrument: Libraries whose calls become spans, by name: ``openai``, ``langchain``, or any other for
+            which an OpenTelemetry instrumentation is installed. ``"auto"``: those of the two that are
+            installed.
+        service_name: What spans name as their service; by default ``OTEL_SERVICE_NAME``, else
+            ``lightning-core``.
+        propagate_threads: Have threads and thread pools that an agent starts belong to its trace.
+        global_provider: Become the global tracer provider where the program has set none by the time of the
+            set-up, so that spans made through ``opentelemetry.trace.get_tracer()`` are seen. It stays.
+
+    Raises:
+        ConfigurationError: If something to instrument is not installed; the message says what to install.
+    """
+
+    def __init__(
+        self,
+        *,
+        instrument: Literal["auto"] | Sequence[str] = "auto",
+        service_name: str | None = None,
+        propagate_threads: bool = True,
+        global_provider: bool = False,
+    ) -> None:
+        names = find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
+        if instrument != "auto":
+            check(names)
+        self._instrumented = [*names, *([THREADS] if propagate_threads else [])]
+        self._global_provider = global_provider
+        self._provider = private_provider(SpanRouter(), service_name=service_name)
+        self._tracer = self._provider.get_tracer("lightning_tracer_otel")
+        self._lock = threading.RLock()
+        self._workers = 0
+        self._set_up = False
+        self._listening: list[TracerProvider] = []
+        self._latest: LightningSpanProcessor | None = None
+
+    def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Set up for one more worker."""
+        super().init_worker(worker_id, *args, **kwargs)
+        with self._lock:
+            self._workers += 1
+            self._start()
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Take everything back, if no other worker needs it."""
+        with self._lock:
+            self._workers = max(0, self._workers - 1)
+            if self._workers == 0:
+                self._stop()
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Take everything back, whoever needs it."""
+        with self._lock:
+            self._workers = 0
+            self._stop()
+
+    def _start(self) -> None:
+        if not self._set_up:
+            if self._global_provider:
+                claim_global_provider(self._provider)
+            self._set_up = True
+            start_instrumenting(self._instrumented, self._provider)
+        # Programs may set their provider late, for instance when the module of the agent is imported.
+        found = find_global_provider()
+        if found is not None and found is not self._provider and found not in self._listening:
+            attach_router(found)
+            self._listening.append(found)
+
+    def _stop(self) -> None:
+        if self._set_up:
+            self._set_up = False
+            stop_instrumenting(self._instrumented)
+        while self._listening:
+            detach_router(self._listening.pop())
+
+    def trace_context(
+        self,
+        name: str | None = None,
+        *,
+        store: LightningStore | None = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+    ) -> TraceContext:
+        """Open a trace whose root span is called ``name``; see :meth:`BaseTracer.trace_context`."""
+        with self._lock:
+            self._start()
+        self._latest = LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer)
+        return TraceContext(self._latest, root=name or "trace")
+
+    def get_last_trace(self) -> list[ReadableSpan]:
+        """Return the spans of the last trace; see :meth:`BaseTracer.get_last_trace`."""
+        trace = last_trace(self._tracer) or self._latest
+        return trace.spans if trace is not None else []
