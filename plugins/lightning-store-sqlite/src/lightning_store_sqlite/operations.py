@@ -407,25 +407,21 @@ def reserve_sequence_id(rollout_id: str, attempt_id: str) -> Operation[int]:
 
 
 def expire(tx: Transaction) -> None:
-    """End the attempts whose lease or time limit has run out, in the order in which that happened."""
+    """End the attempts whose lease or time limit has run out."""
     rows = tx.execute(
         "SELECT r.id, a.id FROM attempts a JOIN rollouts r ON r.no = a.rollout_no "
         "WHERE a.check_at <= ? ORDER BY a.check_at, a.no",
         (tx.now,),
     ).fetchall()
-    over: list[tuple[float, int, FoundAttempt]] = []
     for rollout_id, attempt_id in rows:
         found = find_attempt(tx, rollout_id, attempt_id)
-        due, _ = lifecycle.deadline(found.rollout.config, found.attempt)
-        if due <= tx.now:
-            over.append((due, found.no, found))
-        else:
-            # It has shown life since: look again when the renewed lease ends.
-            tx.execute("UPDATE attempts SET check_at = ? WHERE no = ?", (due, found.no))
-    for _, _, found in sorted(over, key=lambda item: item[:2]):
         change = lifecycle.expire(found.rollout, found.attempt, tx.now)
         if change is not None:
             _apply(tx, found, change)
+        else:
+            # It has shown life since: look again when the renewed lease ends.
+            due, _ = lifecycle.deadline(found.rollout.config, found.attempt)
+            tx.execute("UPDATE attempts SET check_at = ? WHERE no = ?", (due, found.no))
     tx.check_no_later_than(None)
     next_check = queries.next_check(tx.connection)
     if next_check is not None:
