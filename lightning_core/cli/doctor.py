@@ -97,7 +97,9 @@ def find_strangers() -> Iterator[Finding]:
     Another project owns that name on the public index, and the import name too. Installing it by mistake
     replaces this package, or hides it.
     """
-    reinstall = "pip uninstall -y lightning-core, again until none is left, then install this project as its README says"
+    reinstall = (
+        "pip uninstall -y lightning-core, until none is left; then install this project as its README says"
+    )
     installed = [
         found
         for found in importlib.metadata.distributions()
@@ -186,6 +188,8 @@ def _plugins() -> Iterator[Finding]:
             problem.fix,
         )
     for pattern in manager.idle_patterns():
+        if any(problem.entry == pattern for problem in problems):
+            continue
         yield Finding("note", f"{pattern!r} in {DISABLE_VARIABLE} matches nothing that is installed")
     if not entries and not problems:
         yield Finding("ok", "none is installed")

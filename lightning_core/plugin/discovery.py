@@ -111,6 +111,8 @@ def discover(builtins: Iterable[Entry] = ()) -> Inventory:
                 if found not in same_name:
                     same_name.append(found)
     for key, entries in sorted(claims.items()):
+        # In an order of our own: that of a folder's files differs from machine to machine.
+        entries.sort(key=lambda entry: (not entry.builtin, entry.distribution, entry.target))
         if len(entries) > 1:
             inventory.conflicts[key] = tuple(entries)
         if len(entries) == 1 or entries[0].builtin:

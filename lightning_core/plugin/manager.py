@@ -109,7 +109,7 @@ class PluginManager:
             self._inventory = discover(self._builtin_entries)
             for problem in self._inventory.problems:
                 logger.warning(
-                    "%s %s: %s; %s", problem.distribution, problem.version, problem.message, problem.fix
+                    "%s %s: %s (%s)", problem.distribution, problem.version, problem.message, problem.fix
                 )
 
     def names(self, kind: Kind) -> list[str]:

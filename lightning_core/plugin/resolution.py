@@ -138,7 +138,7 @@ class _Resolution:
         for key in spec:
             if not isinstance(key, str):
                 raise InvalidSpecError(
-                    f"{self.field}: settings have names, and {key!r} is a {type(key).__name__}"
+                    f"{self.field}: settings have names, and {key!r} is of type {type(key).__name__}"
                 )
         own = {name: value for name, value in spec.items() if name != "type"}
         if "type" not in spec:
