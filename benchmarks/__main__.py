@@ -1,0 +1,27 @@
+"""Runs the benchmarks: ``python -m benchmarks [NAME ...]``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+NAMES = ["imports", "store", "sqlite", "spans", "runner", "loop", "adapter"]
+
+
+def main() -> None:
+    """Run the named benchmarks, or all."""
+    chosen = sys.argv[1:] or NAMES
+    unknown = [name for name in chosen if name not in NAMES]
+    if unknown:
+        raise SystemExit(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    for name in chosen:
+        module = import_module(f"benchmarks.{name}")
+        print(f"\n## {name}: {(module.__doc__ or '').strip().splitlines()[0]}\n", flush=True)
+        try:
+            module.main()
+        except ImportError as error:
+            print(f"not measured: {error}")
+
+
+if __name__ == "__main__":
+    main()
