@@ -29,6 +29,7 @@ from lightning_core.store.base import (
     StoreCapabilities,
     StoreStatistics,
 )
+from lightning_core.store.values import require_json
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -76,10 +77,11 @@ class _AttemptEntry:
 class _RolloutEntry:
     """A rollout and its attempts, oldest first."""
 
-    __slots__ = ("attempts", "rollout")
+    __slots__ = ("attempts", "number", "rollout")
 
-    def __init__(self, rollout: RolloutV2) -> None:
+    def __init__(self, rollout: RolloutV2, number: int) -> None:
         self.rollout = rollout
+        self.number = number
         self.attempts: dict[str, _AttemptEntry] = {}
 
     @property
@@ -121,7 +123,8 @@ class InMemoryLightningStore(LightningStore):
     number of threads and event loops. No operation costs more the more rollouts are stored.
 
     A subclass can make the records durable: override :meth:`journal` to write each changed record down, and give what
-    was written to :meth:`restore` when the store is opened again.
+    was written to :meth:`restore` when the store is opened again. Unless its ``capabilities`` say ``python_values``,
+    inputs and metadata are JSON values.
 
     Args:
         clock: Tells the time, in seconds since the epoch.
@@ -199,6 +202,7 @@ class InMemoryLightningStore(LightningStore):
         worker_id: str | None = None,
     ) -> AttemptedRollout:
         """Create a rollout and its first attempt at once, without passing the queue."""
+        self._require_keepable(input=input, metadata=metadata)
         with self._lock:
             now = self._enter()
             rollout = _new_rollout(
@@ -218,6 +222,8 @@ class InMemoryLightningStore(LightningStore):
     async def enqueue_rollouts(self, requests: Sequence[EnqueueRequest]) -> list[RolloutV2]:
         """Put several rollouts at the end of the queue; see the contract."""
         stored: list[RolloutV2] = []
+        for request in requests:
+            self._require_keepable(input=request.input, metadata=request.metadata)
         with self._lock:
             now = self._enter()
             # Copying first: an input that cannot be copied must not leave half of the requests enqueued.
@@ -275,13 +281,8 @@ class InMemoryLightningStore(LightningStore):
         with self._lock:
             now = self._enter()
             entries = [self._attempt(span.rollout_id, span.attempt_id) for span in spans]
-            claimed: dict[tuple[str, int], str] = {}
-            for span, (_, attempt) in zip(spans, entries, strict=True):
-                wanted = span.sequence_id
-                if wanted and span.span_id not in attempt.spans:
-                    holder = claimed.setdefault((span.attempt_id, wanted), span.span_id)
-                    if wanted in attempt.sequence_ids or holder != span.span_id:
-                        raise _conflict(span)
+            if any(span.sequence_id for span in spans):
+                _refuse_conflicts(spans, [attempt for _, attempt in entries])
             new = 0
             own = isinstance(spans, SpanBatch)
             signs: dict[str, tuple[_RolloutEntry, _AttemptEntry]] = {}
@@ -341,23 +342,23 @@ class InMemoryLightningStore(LightningStore):
         """Return the rollouts that pass every given filter, in the order in which they were created."""
         with self._lock:
             self._enter()
-            names: Iterable[str]
+            statuses = set(status) if status is not None else None
+            names: dict[str, None] | dict[str, _RolloutEntry] | list[str]
             if rollout_ids is not None:
-                wanted = set(rollout_ids)
-                names = [name for name in wanted if name in self._rollouts]
-                names.sort(key=lambda name: self._rollouts[name].rollout.start_time)
-                if len({self._rollouts[name].rollout.start_time for name in names}) < len(names):
-                    names = [name for name in self._rollouts if name in wanted]
+                names = self._in_order({name for name in rollout_ids if name in self._rollouts})
             elif run_id is not None:
                 names = self._by_run.get(run_id, {})
+            elif statuses is not None:
+                names = self._in_order(
+                    name for wanted in statuses for name in self._by_status.get(wanted, ())
+                )
             else:
                 names = self._rollouts
-            if descending:
-                names = reversed(list(names))
-            statuses = set(status) if status is not None else None
             found = (
                 rollout
-                for rollout in (self._rollouts[name].rollout for name in names)
+                for rollout in (
+                    self._rollouts[name].rollout for name in (reversed(names) if descending else names)
+                )
                 if (statuses is None or rollout.status in statuses)
                 and (mode is None or rollout.mode == mode)
                 and (run_id is None or rollout.run_id == run_id)
@@ -441,6 +442,7 @@ class InMemoryLightningStore(LightningStore):
         metadata: Maybe[dict[str, Any]] = UNSET,
     ) -> RolloutV2:
         """Change fields of a rollout; see the contract."""
+        self._require_keepable(input=input, metadata=metadata)
         changes = {
             name: copy_value(value)
             for name, value in (
@@ -486,6 +488,7 @@ class InMemoryLightningStore(LightningStore):
         metadata: Maybe[dict[str, Any]] = UNSET,
     ) -> Attempt:
         """Report on an attempt; see the contract."""
+        self._require_keepable(metadata=metadata)
         with self._lock:
             now = self._enter()
             entry, attempt_entry = self._attempt(rollout_id, attempt_id)
@@ -591,6 +594,7 @@ class InMemoryLightningStore(LightningStore):
 
     async def update_worker(self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None) -> Worker:
         """Record a sign of life of a worker, registering it if it is new."""
+        self._require_keepable(heartbeat_stats=heartbeat_stats)
         with self._lock:
             now = self._enter()
             self._see_worker(worker_id, now, heartbeat_stats)
@@ -645,6 +649,13 @@ class InMemoryLightningStore(LightningStore):
         for waiter in waiters:
             waiter.wake()
 
+    def _require_keepable(self, **values: Any) -> None:
+        """Refuse what a journal could not write, before anything is changed."""
+        if not self.capabilities.python_values:
+            for place, value in values.items():
+                if value is not UNSET:
+                    require_json(value, place)
+
     # The inside. Everything below is called with the lock held.
 
     def _enter(self) -> float:
@@ -682,6 +693,10 @@ class InMemoryLightningStore(LightningStore):
             raise UnknownRolloutError(f"no rollout {rollout_id!r} in this store ({self.location})")
         return entry
 
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Return ids of rollouts in the order of creation."""
+        return sorted(names, key=lambda name: self._rollouts[name].number)
+
     def _attempt(self, rollout_id: str, attempt_id: str) -> tuple[_RolloutEntry, _AttemptEntry]:
         entry = self._entry(rollout_id)
         attempt = entry.latest if attempt_id == "latest" else entry.attempts.get(attempt_id)
@@ -693,7 +708,7 @@ class InMemoryLightningStore(LightningStore):
         return entry, attempt
 
     def _insert(self, rollout: RolloutV2) -> _RolloutEntry:
-        entry = self._rollouts[rollout.rollout_id] = _RolloutEntry(rollout)
+        entry = self._rollouts[rollout.rollout_id] = _RolloutEntry(rollout, len(self._rollouts))
         self._by_status.setdefault(rollout.status, {})[rollout.rollout_id] = None
         if rollout.run_id is not None:
             self._by_run.setdefault(rollout.run_id, {})[rollout.rollout_id] = None
@@ -877,6 +892,24 @@ def _new_rollout(request: EnqueueRequest, now: float) -> RolloutV2:
             "idempotency_key": request.idempotency_key,
         }
     )
+
+
+def _refuse_conflicts(spans: Sequence[Span], attempts: Sequence[_AttemptEntry]) -> None:
+    """Refuse a batch in which a new span would get a sequence id that another span has or will be given."""
+    seen: set[tuple[str, str]] = set()
+    claimed: set[tuple[str, int]] = set()
+    last: dict[str, int] = {}
+    for span, attempt in zip(spans, attempts, strict=True):
+        name = span.attempt_id
+        if span.span_id in attempt.spans or (name, span.span_id) in seen:
+            continue
+        drawn = last.get(name, attempt.last_sequence_id)
+        wanted = span.sequence_id or drawn + 1
+        if wanted in attempt.sequence_ids or (name, wanted) in claimed:
+            raise _conflict(span)
+        seen.add((name, span.span_id))
+        claimed.add((name, wanted))
+        last[name] = max(drawn, wanted)
 
 
 def _page(items: Iterable[Any], limit: int | None, offset: int) -> Iterable[Any]:
