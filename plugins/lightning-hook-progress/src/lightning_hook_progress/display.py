@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from typing import Protocol, TextIO
 
@@ -74,6 +75,8 @@ class Bar:
             TextColumn("[bold]{task.fields[reward]}"),
             TextColumn("[red]{task.fields[troubles]}"),
             console=Console(file=stream, force_terminal=True),
+            # What a script prints goes above the bar, unless it is piped elsewhere.
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("", total=None, rate="", reward="", troubles="")
         self._progress.start()
