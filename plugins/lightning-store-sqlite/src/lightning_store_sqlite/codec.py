@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from typing import Any, cast
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from lightning_core.errors import UnserializableValueError
+from lightning_core.store.values import require_json
 from lightning_core.types import (
     Event,
     Link,
@@ -28,11 +30,11 @@ __all__ = [
     "encode_span",
 ]
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def encode(value: Any, place: str) -> str:
-    """Write a JSON value; tuples become arrays, and NaN and infinities are kept.
+    """Write a JSON value.
 
     Args:
         value: The value.
@@ -42,17 +44,13 @@ def encode(value: Any, place: str) -> str:
         UnserializableValueError: If JSON cannot hold it; the message names the part that is at fault.
     """
     try:
-        if _is_json(value):
-            return _dump(value)
+        plain = _is_plain(value)
     except RecursionError:
-        raise UnserializableValueError(
-            f"{place} is nested too deeply, or contains itself: the sqlite store keeps JSON values only"
-        ) from None
-    where, part = _find_fault(value, place)
-    raise UnserializableValueError(
-        f"{where} is of type {type(part).__name__}, and the sqlite store keeps JSON values only (dict with string "
-        "keys, list, str, int, float, bool, None); convert it, or use store='memory'"
-    )
+        plain = False
+    if not plain:
+        # Slower, and says what is wrong where.
+        require_json(value, place)
+    return _dump(value)
 
 
 def decode(text: str) -> Any:
@@ -114,8 +112,7 @@ def encode_span(span: Span) -> str:
     try:
         return _dump(body)
     except (TypeError, ValueError, RecursionError):
-        # The careful way finds the culprit and says its name, or copes.
-        return encode(body, f"span {span.name!r}: ")
+        raise _fault(span) from None
 
 
 def decode_span(
@@ -160,28 +157,28 @@ def _dump(value: Any) -> str:
         return json.dumps(value, separators=(",", ":"))
 
 
-def _is_json(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     kind = value.__class__
-    if kind in _SCALARS:
+    if kind in _PLAIN:
         return True
-    if isinstance(value, dict):
+    if kind is dict:
         items = cast("dict[Any, Any]", value).items()
-        return all(isinstance(key, str) and _is_json(item) for key, item in items)
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_json, cast("list[Any]", value)))
-    return isinstance(value, (str, int, float))
+        return all(key.__class__ is str and _is_plain(item) for key, item in items)
+    if kind is list:
+        return all(map(_is_plain, cast("list[Any]", value)))
+    return kind is float and math.isfinite(value)
 
 
-def _find_fault(value: Any, place: str) -> tuple[str, Any]:
-    """Return the place and the value of the first part that is no JSON value."""
-    if isinstance(value, dict):
-        for key, item in cast("dict[Any, Any]", value).items():
-            if not isinstance(key, str):
-                return f"key {key!r} of {place}", key
-            if not _is_json(item):
-                return _find_fault(item, f"{place}.{key}" if key.isidentifier() else f"{place}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(cast("list[Any]", value)):
-            if not _is_json(item):
-                return _find_fault(item, f"{place}[{index}]")
-    return place, cast("Any", value)
+def _fault(span: Span) -> UnserializableValueError:
+    """Say which part of a span cannot be written."""
+    parts = {"attributes": span.attributes, "resource": span.resource.attributes}
+    for place, attributes in parts.items():
+        for key, value in attributes.items():
+            try:
+                _dump(value)
+            except (TypeError, ValueError, RecursionError):
+                return UnserializableValueError(
+                    f"span {span.name!r}: {place}.{key} is of type {type(value).__name__}; attributes are strings, "
+                    "bools, numbers, or lists of one of these"
+                )
+    return UnserializableValueError(f"span {span.name!r} holds a value that JSON cannot hold")

@@ -65,7 +65,7 @@ class SqliteLightningStore(LightningStore):
 
     What a call has acknowledged survives ``kill -9`` at any moment and, with ``synchronous="full"``, a loss of power.
     Writes run on a thread of their own, which commits all that has queued up in one go; reads do not wait for writes.
-    The file must be on a local disk. Inputs and metadata are JSON values; tuples become lists.
+    The file must be on a local disk. Inputs and metadata are JSON values.
 
     Args:
         path: The database file, whose directory must exist, or a URL such as ``sqlite:///runs.db``. ``None`` for a
