@@ -24,12 +24,13 @@ import importlib.util
 import io
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SKIPPED = 77
 MARKERS = ("file", "output", "needs", "illustration")
@@ -146,11 +147,11 @@ def run_blocks(page: Path, blocks: list[Block]) -> list[str]:
 
 def run_tests(folder: Path) -> None:
     """Run the page's own tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(folder)]
-    command += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
-    command += ["-p", "no:cacheprovider", "--import-mode=importlib", str(folder / "tests")]
-    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
-    subprocess.run(command, cwd=folder, env=environment, check=True)
+    arguments = ["-q", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
+    arguments += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    if pytest.main([*arguments, "--import-mode=importlib", str(folder / "tests")]) != 0:
+        raise PageError(f"the tests in {folder / 'tests'} fail")
 
 
 def main(page: Path, folder: Path) -> int:
