@@ -17,7 +17,7 @@ import lightning_core
 from lightning_core.errors import PluginError
 from lightning_core.plugin.catalog import DEFAULTS, FIRST_PARTY
 from lightning_core.plugin.component import Kind
-from lightning_core.plugin.discovery import CORE, DISABLE_VARIABLE, canonical, disabled_by
+from lightning_core.plugin.discovery import CORE, DISABLE_VARIABLE, canonical, disabled_by, metadata_field
 from lightning_core.plugin.manager import plugin_manager
 from lightning_core.plugin.resolution import default_name
 
@@ -103,7 +103,7 @@ def find_strangers() -> Iterator[Finding]:
     installed = [
         found
         for found in importlib.metadata.distributions()
-        if canonical(found.metadata["Name"] or "") == CORE
+        if canonical(metadata_field(found, "Name")) == CORE
     ]
     if not installed:
         yield Finding(
@@ -113,16 +113,17 @@ def find_strangers() -> Iterator[Finding]:
         )
     for found in installed:
         where = found.locate_file("")
-        if found.version.split(".")[0] == "0":
+        version = metadata_field(found, "Version")
+        if version.split(".")[0] == "0":
             yield Finding(
                 "problem",
-                f"{where} holds lightning-core {found.version}, an unrelated project of the same name",
+                f"{where} holds lightning-core {version}, an unrelated project of the same name",
                 reinstall,
             )
-        elif found.version != lightning_core.__version__:
+        elif version != lightning_core.__version__:
             yield Finding(
                 "problem",
-                f"{where} says that lightning-core {found.version} is installed, and "
+                f"{where} says that lightning-core {version} is installed, and "
                 f"{lightning_core.__version__} is imported",
                 reinstall,
             )

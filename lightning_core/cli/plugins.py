@@ -158,7 +158,8 @@ def _details(entry: Entry, component: Component[Any]) -> dict[str, Any]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default_factory_takes_validated_data:
+    # Older versions of pydantic have no such factories.
+    if getattr(field, "default_factory_takes_validated_data", False):
         return "depends on the others"
     value: Any = field.get_default(call_default_factory=True)
     return "none" if value is None else json_or_str(value)

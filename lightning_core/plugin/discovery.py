@@ -25,6 +25,7 @@ __all__ = [
     "disable_patterns",
     "disabled_by",
     "discover",
+    "metadata_field",
     "unmet_requirement",
 ]
 
@@ -128,7 +129,7 @@ def _announcing() -> Iterator[Distribution]:
         # Parsing the metadata of everything that is installed would take most of the time of a listing.
         if text is None or PROJECT not in text:
             continue
-        name = canonical(distribution.metadata["Name"] or "")
+        name = canonical(metadata_field(distribution, "Name"))
         if name in seen or name == CORE:
             continue
         seen.add(name)
@@ -136,7 +137,7 @@ def _announcing() -> Iterator[Distribution]:
 
 
 def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
-    name, version = distribution.metadata["Name"], distribution.version
+    name, version = metadata_field(distribution, "Name"), metadata_field(distribution, "Version")
     for point in distribution.entry_points:
         if point.group != PROJECT:
             continue
@@ -158,8 +159,16 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             yield Problem(name, version, point.name, message, ask)
         else:
             requires = tuple(distribution.requires or ())
-            about = distribution.metadata["Summary"] or ""
+            about = metadata_field(distribution, "Summary", "")
             yield Entry(kind, component, point.value, name, version, requires, summary=about)
+
+
+def metadata_field(distribution: Distribution, field: str, default: str = "unknown") -> str:
+    """One field of a distribution's metadata; a broken uninstallation may have left it without any."""
+    try:
+        return distribution.metadata.get(field, default)
+    except (FileNotFoundError, ModuleNotFoundError, AttributeError):
+        return default
 
 
 def canonical(name: str) -> str:

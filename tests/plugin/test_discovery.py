@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,15 @@ def test_a_copy_further_down_the_path_is_not_a_second_provider(
     only_core.refresh()
     assert ("tracer", "twice") in only_core.inventory.entries
     assert only_core.inventory.conflicts == {}
+
+
+def test_leftovers_of_an_uninstallation_do_no_harm(
+    only_core: PluginManager, announce: Callable[..., None], tmp_path: Path
+) -> None:
+    announce("acme-gone", "tracer.gone")
+    (tmp_path / "acme_gone-1.0.0.dist-info" / "METADATA").unlink()
+    only_core.refresh()
+    assert only_core.inventory.entries["tracer", "gone"].provider == "unknown unknown"
 
 
 def test_light_imports(run_python: Callable[..., object]) -> None:
