@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import Distribution, distributions
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard, cast
 
 import lightning_core
 from lightning_core.plugin.component import KINDS, NAME, Kind
@@ -166,7 +166,7 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
 def metadata_field(distribution: Distribution, field: str, default: str = "unknown") -> str:
     """One field of a distribution's metadata; a broken uninstallation may have left it without any."""
     try:
-        return distribution.metadata.get(field, default)
+        return cast("Any", distribution.metadata).get(field, default)
     except (FileNotFoundError, ModuleNotFoundError, AttributeError):
         return default
 
