@@ -92,6 +92,7 @@ class LightningSpanProcessor(SpanProcessor):
         self._flush_asked = False
         self._flush_time = time.monotonic()
         self._closed = False
+        self._failed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -146,7 +147,8 @@ class LightningSpanProcessor(SpanProcessor):
         """Have later spans written by a loop that outlives the one which ran the block."""
         if self.store is not None:
             self.open(bridge_loop())
-            if self._queue:
+            if self._queue and not self._failed:
+                # These ended while the last flush was finishing.
                 bridge_loop().call_soon_threadsafe(self._flush_soon)
 
     def started(self, context: SpanContext) -> None:
@@ -210,7 +212,7 @@ class LightningSpanProcessor(SpanProcessor):
             return
         assert self._flushing is not None
         async with self._flushing:
-            self._flush_asked = False
+            self._flush_asked = self._failed = False
             self._flush_time = time.monotonic()
             # Spans that end meanwhile are for the next flush, or this one might never end.
             waiting = len(self._queue)
@@ -231,6 +233,7 @@ class LightningSpanProcessor(SpanProcessor):
         except BaseException as error:
             # Writing is keyed by span id, so what did arrive is not doubled by the next flush.
             queue.extendleft(reversed(batch))
+            self._failed = True
             if not isinstance(error, Exception):
                 raise
             raise TraceError(
