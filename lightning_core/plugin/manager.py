@@ -240,7 +240,13 @@ class PluginManager:
     def _register(self, plugin: Any, name: str) -> None:
         if self._pluggy.has_plugin(name):
             return
-        self._pluggy.register(plugin, name)
+        try:
+            self._pluggy.register(plugin, name)
+        except Exception:
+            # Older versions of pluggy keep a plugin that they have refused.
+            if self._pluggy.has_plugin(name):
+                self._pluggy.unregister(name=name)
+            raise
         for caller in self._pluggy.get_hookcallers(plugin) or ():
             if not caller.has_spec():
                 known = [f"lightning_{plural}" for plural in PLURALS.values()]

@@ -117,6 +117,12 @@ def test_wrong_hook_implementation_is_broken(only_packages: PluginManager, name:
     assert "lightning-test-wrong-hookimpl 1.0.0" in str(caught.value)
 
 
+def test_every_component_of_a_refused_module_gives_the_reason(only_packages: PluginManager) -> None:
+    for name in ("argument", "argument-again"):
+        with pytest.raises(BrokenPluginError, match="are declared in the hookimpl but can not be found"):
+            only_packages.load("tracer", name)
+
+
 @pytest.mark.parametrize("patterns", ["tracer.good", "hook.x, tracer.*", "*.good"])
 def test_disabled_component_is_not_selectable_and_says_why(
     only_packages: PluginManager, monkeypatch: pytest.MonkeyPatch, patterns: str
@@ -147,6 +153,7 @@ def test_check_finds_everything_that_is_wrong_and_nothing_else(only_packages: Pl
         "tracer.future",
         "tracer.newer",
         "tracer.argument",
+        "tracer.argument-again",
         "tracer.misspelled",
         "tracer.unprovided",
     }
