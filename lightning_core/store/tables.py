@@ -1,0 +1,442 @@
+"""What the memory store holds: rollouts, attempts and spans with their indexes, the queue, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Any, TypeAlias
+
+from lightning_core.errors import (
+    SpanConflictError,
+    StoreClosedError,
+    UnknownAttemptError,
+    UnknownRolloutError,
+)
+from lightning_core.store import lifecycle
+from lightning_core.store.base import (
+    EnqueueRequest,
+)
+from lightning_core.types import (
+    Attempt,
+    AttemptedRollout,
+    ResourcesUpdate,
+    RolloutStatus,
+    RolloutV2,
+    Run,
+    Span,
+    Worker,
+)
+from lightning_core.types._model import copy_value
+
+__all__ = [
+    "AttemptEntry",
+    "Record",
+    "RolloutEntry",
+    "Tables",
+    "Waiter",
+    "conflict",
+    "new_id",
+    "new_rollout",
+    "refuse_conflicts",
+]
+
+Record: TypeAlias = RolloutV2 | Attempt | Span | ResourcesUpdate | Worker | Run
+"""Everything that a store keeps."""
+
+
+class AttemptEntry:
+    """An attempt and its spans."""
+
+    __slots__ = ("attempt", "last_sequence_id", "sequence_ids", "sorted", "spans")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.spans: dict[str, Span] = {}
+        self.sequence_ids: set[int] = set()
+        self.last_sequence_id = 0
+        self.sorted = True
+
+    def ordered(self) -> Iterable[Span]:
+        """The spans in the order of their sequence ids."""
+        if not self.sorted:
+            self.spans = dict(sorted(self.spans.items(), key=lambda item: item[1].sequence_id))
+            self.sorted = True
+        return self.spans.values()
+
+
+class RolloutEntry:
+    """A rollout and its attempts, oldest first."""
+
+    __slots__ = ("attempts", "number", "rollout")
+
+    def __init__(self, rollout: RolloutV2, number: int) -> None:
+        self.rollout = rollout
+        self.number = number
+        self.attempts: dict[str, AttemptEntry] = {}
+
+    @property
+    def latest(self) -> AttemptEntry | None:
+        """The latest attempt, if there is one."""
+        return next(reversed(self.attempts.values()), None)
+
+
+class Waiter:
+    """A coroutine, on any event loop, that waits for something in the store."""
+
+    __slots__ = ("_future", "_loop", "pending")
+
+    def __init__(self, pending: set[str] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+        self.pending: set[str] = pending if pending is not None else set()
+
+    def wake(self) -> None:
+        """Wake it; may be called from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._finish)
+        except RuntimeError:
+            # Its loop was closed while it waited, so nobody is left to wake.
+            return
+
+    def _finish(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait to be woken, at most so long; whether it was."""
+        done, _ = await asyncio.wait([self._future], timeout=seconds)
+        return bool(done)
+
+
+class Tables:
+    """Everything that a memory store holds, with its indexes, and the operations of which the store's are made.
+
+    Unless said otherwise, methods are called with :attr:`lock` held.
+
+    Args:
+        clock: Tells the time, in seconds since the epoch.
+        journal: Called with each record that is added or changed.
+        location: Names the store, for messages.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], journal: Callable[[Record], None], location: Callable[[], str]
+    ) -> None:
+        self.clock = clock
+        self.journal = journal
+        self.location = location
+        self.lock = threading.Lock()
+        self.closed = False
+        self.rollouts: dict[str, RolloutEntry] = {}
+        self.by_status: dict[RolloutStatus, dict[str, None]] = {}
+        self.by_run: dict[str, dict[str, None]] = {}
+        self.keys: dict[str, str] = {}
+        # The queue, in order: of everything, and of each run.
+        self.queue: dict[str, None] = {}
+        self.run_queues: dict[str, dict[str, None]] = {}
+        # (due, tie-breaker, rollout id, attempt id); a renewed lease is noticed when its old entry comes up.
+        self.due: list[tuple[float, int, str, str]] = []
+        self.ties = count()
+        self.resources: dict[str, ResourcesUpdate] = {}
+        self.latest_resources: str | None = None
+        self.workers: dict[str, Worker] = {}
+        self.worker_attempts: dict[str, set[tuple[str, str]]] = {}
+        self.runs: dict[str, Run] = {}
+        self.attempt_count = 0
+        self.span_count = 0
+        self.work_waiters: dict[Waiter, str | None] = {}
+        self.end_waiters: dict[str, list[Waiter]] = {}
+
+    def restore(self, records: Iterable[Record]) -> None:
+        """Load records into empty tables; of several records of one thing the last one counts."""
+        for record in records:
+            if isinstance(record, RolloutV2):
+                entry = self.rollouts.get(record.rollout_id)
+                if entry is None:
+                    self.insert(record)
+                else:
+                    self.set_rollout(entry, record)
+            elif isinstance(record, Attempt):
+                self.set_attempt(self.entry(record.rollout_id), record)
+            elif isinstance(record, Span):
+                self.put_span(self.attempt(record.rollout_id, record.attempt_id)[1], record)
+            elif isinstance(record, ResourcesUpdate):
+                self.resources[record.resources_id] = record
+                self.latest_resources = record.resources_id
+            elif isinstance(record, Worker):
+                self.workers[record.worker_id] = record
+            else:
+                self.runs[record.run_id] = record
+
+    def enter(self) -> float:
+        """Begin an operation: refuse it if the store is closed, and expire what is due. Returns the time."""
+        if self.closed:
+            raise StoreClosedError("the store is closed; open a new one")
+        now = self.clock()
+        while self.due and self.due[0][0] <= now:
+            _, _, rollout_id, attempt_id = heapq.heappop(self.due)
+            entry = self.rollouts[rollout_id]
+            attempt_entry = entry.attempts[attempt_id]
+            if not lifecycle.is_live(attempt_entry.attempt):
+                continue
+            change = lifecycle.expire(entry.rollout, attempt_entry.attempt, now)
+            if change is None:
+                self.watch(entry.rollout, attempt_entry.attempt)
+            else:
+                self.apply(entry, attempt_entry, entry.rollout, change)
+        return now
+
+    def until_due(self, left: float | None, now: float) -> float | None:
+        """How long one may wait, in seconds, before somebody must look for expired attempts."""
+        if not self.due:
+            return left
+        due = max(self.due[0][0] - now, 0.001)
+        return due if left is None else min(left, due)
+
+    def watch(self, rollout: RolloutV2, attempt: Attempt) -> None:
+        """Have a live attempt looked at when it is due."""
+        due, _ = lifecycle.deadline(rollout.config, attempt)
+        heapq.heappush(self.due, (due, next(self.ties), rollout.rollout_id, attempt.attempt_id))
+
+    def entry(self, rollout_id: str) -> RolloutEntry:
+        """Return a rollout's entry, or raise ``UnknownRolloutError``."""
+        entry = self.rollouts.get(rollout_id)
+        if entry is None:
+            raise UnknownRolloutError(f"no rollout {rollout_id!r} in this store ({self.location()})")
+        return entry
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return ids of rollouts in the order of creation."""
+        return sorted(names, key=lambda name: self.rollouts[name].number)
+
+    def attempt(self, rollout_id: str, attempt_id: str) -> tuple[RolloutEntry, AttemptEntry]:
+        """Return the entries of a rollout and of one of its attempts, which may be ``"latest"``."""
+        entry = self.entry(rollout_id)
+        attempt = entry.latest if attempt_id == "latest" else entry.attempts.get(attempt_id)
+        if attempt is None:
+            known = ", ".join(entry.attempts) or "none"
+            raise UnknownAttemptError(
+                f"rollout {rollout_id!r} has no attempt {attempt_id!r}; it has: {known}"
+            )
+        return entry, attempt
+
+    def insert(self, rollout: RolloutV2) -> RolloutEntry:
+        """Add a rollout."""
+        entry = self.rollouts[rollout.rollout_id] = RolloutEntry(rollout, len(self.rollouts))
+        self.by_status.setdefault(rollout.status, {})[rollout.rollout_id] = None
+        if rollout.run_id is not None:
+            self.by_run.setdefault(rollout.run_id, {})[rollout.rollout_id] = None
+        if rollout.idempotency_key is not None:
+            self.keys[rollout.idempotency_key] = rollout.rollout_id
+        if lifecycle.is_queued(rollout):
+            self.push(rollout)
+        return entry
+
+    def push(self, rollout: RolloutV2) -> None:
+        """Put a rollout at the end of the queue."""
+        self.queue[rollout.rollout_id] = None
+        if rollout.run_id is not None:
+            self.run_queues.setdefault(rollout.run_id, {})[rollout.rollout_id] = None
+
+    def unqueue(self, rollout: RolloutV2) -> None:
+        """Take a rollout out of the queue, if it is there."""
+        self.queue.pop(rollout.rollout_id, None)
+        if rollout.run_id is not None:
+            queue = self.run_queues.get(rollout.run_id, {})
+            queue.pop(rollout.rollout_id, None)
+            if not queue:
+                self.run_queues.pop(rollout.run_id, None)
+
+    def begin(self, entry: RolloutEntry, worker_id: str | None, now: float) -> AttemptedRollout:
+        """Begin the next attempt of a rollout."""
+        latest = entry.latest
+        change, superseded = lifecycle.begin_attempt(
+            entry.rollout, latest.attempt if latest is not None else None, new_id("at"), worker_id, now
+        )
+        if superseded is not None:
+            self.set_attempt(entry, superseded)
+            self.journal(superseded)
+        self.set_rollout(entry, change.rollout)
+        self.set_attempt(entry, change.attempt)
+        self.journal(change.rollout)
+        self.journal(change.attempt)
+        if worker_id is not None:
+            self.see_worker(worker_id, now, None)
+        return change.rollout.with_attempt(change.attempt)
+
+    def sign_of_life(self, entry: RolloutEntry, attempt: AttemptEntry, now: float) -> None:
+        """Renew the lease of an attempt, if it may."""
+        change = lifecycle.sign_of_life(
+            entry.rollout, attempt.attempt, is_latest=attempt is entry.latest, now=now
+        )
+        self.apply(entry, attempt, entry.rollout, change)
+
+    def apply(
+        self, entry: RolloutEntry, attempt: AttemptEntry, before: RolloutV2, change: lifecycle.Change
+    ) -> None:
+        """Store what an event made of a rollout and its attempt."""
+        if change.attempt is not attempt.attempt:
+            self.set_attempt(entry, change.attempt)
+            self.journal(change.attempt)
+        if change.rollout is not before:
+            self.set_rollout(entry, change.rollout)
+            self.journal(change.rollout)
+
+    def set_rollout(self, entry: RolloutEntry, rollout: RolloutV2) -> None:
+        """Replace a rollout, and keep queue, index and waiters in step."""
+        before, entry.rollout = entry.rollout, rollout
+        if rollout.status == before.status:
+            return
+        name = rollout.rollout_id
+        del self.by_status[before.status][name]
+        self.by_status.setdefault(rollout.status, {})[name] = None
+        if lifecycle.is_queued(rollout):
+            # Also when it was queued before: a rollout that is sent back goes to the end.
+            self.unqueue(rollout)
+            self.push(rollout)
+            self.wake_workers(1)
+        elif lifecycle.is_queued(before):
+            self.unqueue(rollout)
+        if rollout.is_final:
+            for waiter in self.end_waiters.pop(name, ()):
+                waiter.pending.discard(name)
+                if not waiter.pending:
+                    waiter.wake()
+
+    def set_attempt(self, entry: RolloutEntry, attempt: Attempt) -> None:
+        """Replace an attempt or add it, and keep count, expiry and its worker's load in step."""
+        live = lifecycle.is_live(attempt)
+        known = entry.attempts.get(attempt.attempt_id)
+        if known is None:
+            entry.attempts[attempt.attempt_id] = AttemptEntry(attempt)
+            self.attempt_count += 1
+            before = None
+        else:
+            before = known.attempt
+            known.attempt = attempt
+        if live and (before is None or not lifecycle.is_live(before)):
+            self.watch(entry.rollout, attempt)
+        key = (attempt.rollout_id, attempt.attempt_id)
+        if (
+            before is not None
+            and before.worker_id is not None
+            and (before.worker_id != attempt.worker_id or not live)
+        ):
+            self.worker_attempts.get(before.worker_id, set()).discard(key)
+        if live and attempt.worker_id is not None:
+            self.worker_attempts.setdefault(attempt.worker_id, set()).add(key)
+
+    def add(self, attempt: AttemptEntry, span: Span) -> Span:
+        """Add a new span, which the store owns, drawing its sequence id if it has none."""
+        if not span.sequence_id:
+            vars(span)["sequence_id"] = attempt.last_sequence_id + 1
+        self.put_span(attempt, span)
+        self.journal(span)
+        return span
+
+    def put_span(self, attempt: AttemptEntry, span: Span) -> None:
+        """Store a span, replacing one of the same id."""
+        if span.span_id not in attempt.spans:
+            self.span_count += 1
+        attempt.spans[span.span_id] = span
+        attempt.sequence_ids.add(span.sequence_id)
+        if span.sequence_id < attempt.last_sequence_id:
+            attempt.sorted = False
+        attempt.last_sequence_id = max(attempt.last_sequence_id, span.sequence_id)
+
+    def see_worker(self, worker_id: str, now: float, stats: dict[str, Any] | None) -> None:
+        """Record a sign of life of a worker."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            worker = Worker(worker_id=worker_id)
+        changes: dict[str, Any] = {"last_heartbeat_time": now}
+        if stats is not None:
+            changes["heartbeat_stats"] = copy_value(stats)
+        self.workers[worker_id] = worker = worker.replace(**changes)
+        self.journal(worker)
+
+    def describe(self, worker: Worker, now: float) -> Worker:
+        """Return a worker with its status and what it has in hand."""
+        attempts = self.worker_attempts.get(worker.worker_id)
+        rollout_id, attempt_id = next(iter(attempts)) if attempts else (None, None)
+        seen = worker.last_heartbeat_time
+        silent = seen is None or now - seen > lifecycle.WORKER_SILENCE_SECONDS
+        return worker.replace(
+            status="unknown" if silent else "busy" if attempts else "idle",
+            current_rollout_id=rollout_id,
+            current_attempt_id=attempt_id,
+            heartbeat_stats=copy_value(worker.heartbeat_stats),
+        )
+
+    def wake_workers(self, number: int) -> None:
+        """Wake as many waiting workers as there is new work; those of a run wake only for their run."""
+        for waiter, run_id in list(self.work_waiters.items()):
+            if number <= 0:
+                return
+            if self.queue if run_id is None else run_id in self.run_queues:
+                del self.work_waiters[waiter]
+                waiter.wake()
+                number -= 1
+
+    def stop_waiting(self, waiter: Waiter) -> None:
+        """Forget somebody who waited for rollouts to end."""
+        for name in waiter.pending:
+            waiters = self.end_waiters.get(name)
+            if waiters is not None:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self.end_waiters[name]
+
+
+def new_id(prefix: str) -> str:
+    """Make an id that nobody else makes."""
+    return f"{prefix}-{os.urandom(8).hex()}"
+
+
+def conflict(span: Span) -> SpanConflictError:
+    """The error for a span whose sequence id another span has."""
+    return SpanConflictError(
+        f"span {span.span_id!r} claims sequence id {span.sequence_id} of attempt {span.attempt_id!r}, "
+        "which another span has; leave it at 0 to have one drawn"
+    )
+
+
+def new_rollout(request: EnqueueRequest, now: float) -> RolloutV2:
+    """Make a queued rollout, which shares nothing with the request."""
+    return RolloutV2.trusted(
+        {
+            "rollout_id": new_id("ro"),
+            "input": copy_value(request.input),
+            "start_time": now,
+            "end_time": None,
+            "mode": request.mode,
+            "resources_id": request.resources_id,
+            "status": "queuing",
+            "config": request.config.replace(retry_condition=list(request.config.retry_condition)),
+            "metadata": copy_value(request.metadata),
+            "run_id": request.run_id,
+            "idempotency_key": request.idempotency_key,
+        }
+    )
+
+
+def refuse_conflicts(spans: Sequence[Span], attempts: Sequence[AttemptEntry]) -> None:
+    """Refuse a batch in which a new span would get a sequence id that another span has or will be given."""
+    seen: set[tuple[str, str]] = set()
+    claimed: set[tuple[str, int]] = set()
+    last: dict[str, int] = {}
+    for span, attempt in zip(spans, attempts, strict=True):
+        name = span.attempt_id
+        if span.span_id in attempt.spans or (name, span.span_id) in seen:
+            continue
+        drawn = last.get(name, attempt.last_sequence_id)
+        wanted = span.sequence_id or drawn + 1
+        if wanted in attempt.sequence_ids or (name, wanted) in claimed:
+            raise conflict(span)
+        seen.add((name, span.span_id))
+        claimed.add((name, wanted))
+        last[name] = max(drawn, wanted)
