@@ -11,6 +11,10 @@ from .tree import TraceNode, TraceTree
 __all__ = ["agent_name", "agents_of"]
 
 
+_NAMES = ("gen_ai.agent.name", "agent.name", "recipient_agent_type")
+_KINDS = (("agentops.span.kind", "agentops.entity.name"), ("traceloop.span.kind", "traceloop.entity.name"))
+
+
 def agent_name(name: str, attributes: Mapping[str, Any]) -> str | None:
     """Return the name of the agent whose work a span is, or ``None`` if the span does not stand for an agent.
 
@@ -21,15 +25,15 @@ def agent_name(name: str, attributes: Mapping[str, Any]) -> str | None:
         name: The span's name, which is the agent's where nothing else names it.
         attributes: The span's attributes.
     """
-    for key in ("gen_ai.agent.name", "agent.name", "recipient_agent_type"):
+    for key in _NAMES:
         value = attributes.get(key)
         if isinstance(value, str) and value:
             return value
-    if str(attributes.get("openinference.span.kind")).upper() == "AGENT":
+    if attributes.get("openinference.span.kind") == "AGENT":
         return name
-    for system in ("agentops", "traceloop"):
-        if attributes.get(f"{system}.span.kind") == "agent":
-            value = attributes.get(f"{system}.entity.name")
+    for kind, named in _KINDS:
+        if attributes.get(kind) == "agent":
+            value = attributes.get(named)
             return value if isinstance(value, str) and value else name
     if attributes.get("gen_ai.operation.name") == "invoke_agent":
         return name.removeprefix("invoke_agent").strip() or name

@@ -167,6 +167,8 @@ class _Groups:
         return place
 
     def join(self, one: int, other: int) -> None:
+        if one == other:
+            return
         one, other = sorted((self.find(one), self.find(other)))
         if one == other:
             return

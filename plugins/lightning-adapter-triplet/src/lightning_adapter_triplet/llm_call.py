@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from lightning_core.types import SpanLike
 
@@ -30,27 +30,28 @@ from .token_ids import TokenIds, prompt_token_ids, response_logprobs, response_t
 
 __all__ = ["LLMCall", "LLMChoice", "is_llm_call"]
 
+T = TypeVar("T")
+
 Convention = Literal["gen_ai", "gen_ai-events", "gen_ai-indexed", "openinference", "unknown"]
 
-_CALL_OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
-_OTHER_KINDS = frozenset(
-    {
-        "agent",
-        "chain",
-        "guardrail",
-        "http",
-        "operation",
-        "session",
-        "task",
-        "team",
-        "tool",
-        "trace",
-        "workflow",
-    }
-)
+# Sequences, and not sets: a set cannot be asked for an attribute that is a list.
+_CALL_OPERATIONS = ("chat", "text_completion", "generate_content", "completion")
+_OTHER_KINDS = [
+    "agent",
+    "chain",
+    "guardrail",
+    "http",
+    "operation",
+    "session",
+    "task",
+    "team",
+    "tool",
+    "trace",
+    "workflow",
+]
 _MESSAGE_KEYS = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
 _PARAMETERS = "gen_ai.request."
-_NO_PARAMETERS = frozenset({"model", "type"})
+_NO_PARAMETERS = frozenset({"input", "messages", "model", "prompt", "tools", "type"})
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,11 @@ class LLMCall:
     @classmethod
     def from_span(cls, span: SpanLike) -> LLMCall:
         """Read a span. What it does not hold is left empty; nothing raises, whatever the attributes are."""
+        attributes = cast("Mapping[str, Any]", span.attributes or {})
+        if not span.events:
+            return cls.from_attributes(attributes)
         events = [(event.name, cast("Mapping[str, Any]", event.attributes or {})) for event in span.events]
-        return cls.from_attributes(cast("Mapping[str, Any]", span.attributes or {}), events)
+        return cls.from_attributes(attributes, events)
 
     @classmethod
     def from_attributes(
@@ -114,9 +118,8 @@ class LLMCall:
         request, answer = _json_object(attributes, "input.value"), _json_object(attributes, "output.value")
         convention, messages = _prompt(attributes, events, request)
         usage = as_dict(answer.get("usage"))
-        output_tokens = _first(
-            attributes, _OUTPUT_TOKENS, usage.get("completion_tokens", usage.get("output_tokens"))
-        )
+        counted = usage.get("completion_tokens", usage.get("output_tokens"))
+        output_tokens = _first(attributes, _OUTPUT_TOKENS, counted, int)
         spoken, choices = _choices(attributes, events, answer, output_tokens)
         text = request.get("prompt", attributes.get("llm.prompts.0.prompt.text"))
         return cls(
@@ -125,16 +128,11 @@ class LLMCall:
             text=text if isinstance(text, str) else None,
             tools=_tools(attributes, request),
             choices=choices,
-            model=_first(
-                attributes,
-                ("gen_ai.response.model", "llm.model_name", "gen_ai.request.model"),
-                answer.get("model"),
-            ),
-            response_id=_first(attributes, ("gen_ai.response.id", "llm.response.id"), answer.get("id"))
-            or None,
+            model=_first(attributes, _MODELS, answer.get("model"), str),
+            response_id=_first(attributes, _RESPONSE_IDS, answer.get("id"), str),
             parameters=_parameters(attributes, request),
             input_tokens=_first(
-                attributes, _INPUT_TOKENS, usage.get("prompt_tokens", usage.get("input_tokens"))
+                attributes, _INPUT_TOKENS, usage.get("prompt_tokens", usage.get("input_tokens")), int
             ),
             output_tokens=output_tokens,
             prompt_token_ids=prompt_token_ids(attributes, request, answer),
@@ -146,6 +144,8 @@ class LLMCall:
         return self.choices[0] if self.choices else None
 
 
+_MODELS = ("gen_ai.response.model", "llm.model_name", "gen_ai.request.model")
+_RESPONSE_IDS = ("gen_ai.response.id", "llm.response.id")
 _INPUT_TOKENS = ("llm.token_count.prompt", "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 _OUTPUT_TOKENS = (
     "llm.token_count.completion",
@@ -159,12 +159,12 @@ def _json_object(attributes: Mapping[str, Any], key: str) -> dict[str, Any]:
     return as_dict(parsed(value)) if isinstance(value, str) and value.startswith("{") else {}
 
 
-def _first(attributes: Mapping[str, Any], keys: tuple[str, ...], default: Any) -> Any:
+def _first(attributes: Mapping[str, Any], keys: tuple[str, ...], default: Any, kind: type[T]) -> T | None:
     for key in keys:
         value = attributes.get(key)
-        if value is not None:
+        if isinstance(value, kind) and value != "":
             return value
-    return default
+    return default if isinstance(default, kind) and default != "" else None
 
 
 def is_llm_call(attributes: Mapping[str, Any]) -> bool:
@@ -248,7 +248,7 @@ def _choices(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     answer: dict[str, Any],
-    output_tokens: Any,
+    output_tokens: int | None,
 ) -> tuple[Convention, list[LLMChoice]]:
     raw = [as_dict(choice) for choice in as_list(answer.get("choices"))]
     convention, messages = _answers(attributes, events, answer, raw)
@@ -353,12 +353,10 @@ def _tools(attributes: Mapping[str, Any], request: dict[str, Any]) -> list[dict[
 
 def _parameters(attributes: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     given = attributes.get("llm.invocation_parameters")
-    if isinstance(given, str):
+    if "model" in request:
+        parameters = request
+    elif isinstance(given, str):
         parameters = as_dict(parsed(given))
-    elif request:
-        parameters = {
-            key: value for key, value in request.items() if key not in {"messages", "prompt", "tools"}
-        }
     else:
         cut = len(_PARAMETERS)
         parameters = {

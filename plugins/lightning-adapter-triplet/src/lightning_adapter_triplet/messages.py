@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
+from pydantic_core import from_json
+
 __all__ = [
     "Message",
     "as_dict",
@@ -43,7 +45,8 @@ def as_list(value: Any) -> list[Any]:
 def parsed(value: Any) -> Any:
     """Return what a JSON text holds, or a copy of a value that is no text; ``None`` if it is no JSON."""
     try:
-        return json.loads(value) if isinstance(value, str | bytes) else copy.deepcopy(value)
+        # Twice as fast as json.loads, and refuses what is nested too deeply with a ValueError.
+        return from_json(value) if isinstance(value, str | bytes) else copy.deepcopy(value)
     except (ValueError, RecursionError):
         return None
 

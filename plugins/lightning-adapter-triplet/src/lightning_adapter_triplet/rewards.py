@@ -73,64 +73,59 @@ def match_rewards(
         The reward of each call that has one.
     """
     taken: dict[RecordedCall, FoundReward] = {}
-    before = _LastBefore(tree, calls)
+    ordered = sorted(calls, key=lambda call: call.index)
+    before = _LastBefore(tree, ordered) if policy is RewardMatchPolicy.FIRST_SIBLING else None
+    passed = 0
     for reward in rewards:
         if reward.value is None:
             reward.reason = "holds no finite number"
             continue
-        before.advance(reward.node.index)
+        while passed < len(ordered) and ordered[passed].index < reward.node.index:
+            if before is not None:
+                before.add(passed)
+            passed += 1
+        last = ordered[passed - 1] if passed else None
         parent = reward.node.parent
-        if policy is RewardMatchPolicy.FIRST_OCCURRENCE or parent is None:
-            call = before.anywhere()
-            rule = "the last call before it"
+        if before is None or parent is None:
+            call, where = last, ""
         else:
-            call = before.below(parent)
-            rule = f"the last call before it under {parent.label}"
+            call, where = before.below(parent), f" under {parent.label}"
         if call is None:
-            reward.reason = (
-                f"no call comes before it{'' if 'under' not in rule else rule[rule.index(' under') :]}"
-            )
-            other = before.anywhere()
-            if other is not None:
+            reward.reason = f"no call comes before it{where}"
+            if last is not None:
                 reward.reason += (
-                    f"; {RewardMatchPolicy.FIRST_OCCURRENCE.value} would choose {other.node.label}"
+                    f"; {RewardMatchPolicy.FIRST_OCCURRENCE.value} would choose {last.node.label}"
                 )
         elif call in taken:
             reward.reason = (
-                f"{rule} is {call.node.label}, which has the reward of {taken[call].node.label} already"
+                f"the last call before it{where} is {call.node.label}, "
+                f"which has the reward of {taken[call].node.label} already"
             )
         else:
-            reward.call, reward.reason = call, f"{policy.value}: {rule}"
+            reward.call, reward.reason = call, f"{policy.value}: the last call before it{where}"
             taken[call] = reward
     return taken
 
 
 class _LastBefore:
-    """Answers which call came last, of those up to some place in the order, in the trace or below one node.
+    """Answers which of the calls taken in so far comes last at or below a node.
 
     A segment tree over the walk of the trace: a subtree is a stretch of the walk, and the answer is its maximum.
     """
 
     def __init__(self, tree: TraceTree, calls: Sequence[RecordedCall]) -> None:
-        self._calls = sorted(calls, key=lambda call: call.index)
+        self._calls = calls
         self._size = size = len(tree.nodes) + 1
         self._latest = [-1] * (2 * size)
-        self._next = 0
 
-    def advance(self, index: int) -> None:
-        """Take in the calls up to ``index``, exclusive."""
+    def add(self, number: int) -> None:
+        """Take in the call of that number, which must come after all that were taken in before."""
         latest, size = self._latest, self._size
-        while self._next < len(self._calls) and self._calls[self._next].index < index:
-            for node in self._calls[self._next].nodes:
-                place = node.first + size
-                while place:
-                    latest[place] = self._next  # it is the latest so far, so it is the maximum
-                    place >>= 1
-            self._next += 1
-
-    def anywhere(self) -> RecordedCall | None:
-        """Return the last call in the trace."""
-        return self._calls[self._next - 1] if self._next else None
+        for node in self._calls[number].nodes:
+            place = node.first + size
+            while place:
+                latest[place] = number
+                place >>= 1
 
     def below(self, node: TraceNode) -> RecordedCall | None:
         """Return the last call at or below ``node``."""

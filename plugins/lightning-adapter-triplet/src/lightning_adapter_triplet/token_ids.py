@@ -38,7 +38,7 @@ def _ids(value: Any) -> list[int] | None:
     values = as_list(value)
     if len(values) == 1 and isinstance(values[0], list | tuple):
         values = as_list(values[0])
-    if values and all(item.__class__ is int and item >= 0 for item in values):
+    if values and set(map(type, values)) == {int}:
         return list(values)
     return None
 
@@ -100,13 +100,13 @@ def response_token_ids(
     streamed = answer.get("object") == "chat.completion.chunk"
     extras = as_dict(choice.get("provider_specific_fields"))
     candidates = (
-        ("token_ids", choice.get("token_ids"), streamed),
-        ("provider_specific_fields.token_ids", extras.get("token_ids"), streamed),
-        ("logprobs", _ids_of_logprobs(choice), True),
+        ("token_ids", choice, streamed),
+        ("provider_specific_fields.token_ids", extras, streamed),
+        ("logprobs", choice, True),
     )
     short: str | None = None
-    for name, value, pieced in candidates:
-        ids = _ids(value) if value is not None else None
+    for name, holder, pieced in candidates:
+        ids = _ids(holder.get("token_ids")) if name != "logprobs" else _ids(_ids_of_logprobs(holder))
         if ids is None:
             continue
         if pieced and output_tokens is not None and len(ids) < output_tokens - 1:
@@ -142,9 +142,9 @@ def response_logprobs(choice: Mapping[str, Any]) -> list[float] | None:
     """Return the log-probability of each sampled token of a choice, or ``None`` if one is missing."""
     entries = _logprob_entries(choice)
     if entries:
-        values = [entry.get("logprob") for entry in entries]
+        values: list[Any] = [entry.get("logprob") for entry in entries]
     else:
         values = as_list(as_dict(choice.get("logprobs")).get("token_logprobs"))
-    if values and all(isinstance(value, int | float) for value in values):
-        return [float(value) for value in values if value is not None]
+    if values and set(map(type, values)) <= {int, float}:
+        return [float(value) for value in values]
     return None
