@@ -1,0 +1,285 @@
+"""The user's own tracer provider: listened to while a tracer works, and otherwise left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+from lightning_tracer_otel import OtelTracer
+from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
+
+from lightning_core.emitter import emit_message
+from lightning_core.store.memory import InMemoryLightningStore
+
+
+@pytest.fixture
+def set_global(monkeypatch):
+    """Sets the global provider, which OpenTelemetry allows once per process, for one test."""
+    monkeypatch.setattr(trace_api, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace_api, "_TRACER_PROVIDER_SET_ONCE", Once())
+    return trace_api.set_tracer_provider
+
+
+def make_provider(**kwargs) -> tuple[TracerProvider, InMemorySpanExporter]:
+    provider, exporter = TracerProvider(**kwargs), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider, exporter
+
+
+def processors(provider: TracerProvider):
+    return provider._active_span_processor._span_processors
+
+
+def make_tracer(**settings) -> OtelTracer:
+    return OtelTracer(instrument=[], propagate_threads=False, **settings)
+
+
+def names(spans) -> list[str]:
+    return [span.name for span in spans]
+
+
+@pytest.mark.parametrize("multi", [None, ConcurrentMultiSpanProcessor], ids=["one by one", "in threads"])
+def test_a_users_span_is_recorded_once_and_still_exported(set_global, multi):
+    provider, exporter = make_provider(active_span_processor=multi() if multi else None)
+    set_global(provider)
+    first, second = make_tracer(), make_tracer()
+    for tracer in (first, second):
+        tracer.init_worker(0)
+    mine = trace_api.get_tracer("mine")
+    mine.start_span("before").end()
+    with first.trace_context("rollout") as trace, mine.start_as_current_span("outer"):
+        mine.start_span("inner").end()
+    mine.start_span("after").end()
+    assert names(trace.spans) == ["inner", "outer", "rollout"]
+    assert names(exporter.get_finished_spans()) == ["before", "inner", "outer", "after"]
+    for tracer in (first, second):
+        tracer.teardown_worker(0)
+    provider.shutdown()
+
+
+async def test_users_spans_of_concurrent_rollouts_land_in_their_own(set_global):
+    provider, exporter = make_provider()
+    set_global(provider)
+    tracer, store, count = make_tracer(), InMemoryLightningStore(), 50
+    tracer.init_worker(0)
+    rollouts = [await store.start_rollout(n) for n in range(count)]
+    together = asyncio.Barrier(count)
+
+    async def run(n, rollout):
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        async with tracer.trace_context(f"rollout {n}", store=store, **ids):
+            await together.wait()
+            with trace_api.get_tracer("mine").start_as_current_span(f"call {n}"):
+                await together.wait()
+                emit_message("hello")
+
+    await asyncio.gather(*(run(n, rollout) for n, rollout in enumerate(rollouts)))
+    tracer.teardown_worker(0)
+    for n, rollout in enumerate(rollouts):
+        spans = await store.query_spans(rollout.rollout_id)
+        assert names(spans) == ["lightning.message", f"call {n}", f"rollout {n}"]
+        assert len({span.trace_id for span in spans}) == 1
+    assert len(exporter.get_finished_spans()) == count
+    await store.close()
+
+
+def test_the_last_worker_takes_the_router_away(set_global):
+    provider, exporter = make_provider()
+    set_global(provider)
+    before = processors(provider)
+    first, second = make_tracer(), make_tracer()
+    for _ in range(2):
+        first.init_worker(0)
+        first.init_worker(1)
+        second.init_worker(0)
+        assert len(processors(provider)) == len(before) + 1
+        first.teardown_worker(1)
+        second.teardown_worker(0)
+        assert len(processors(provider)) == len(before) + 1
+        first.teardown_worker(0)
+        first.teardown_worker(0)
+        assert processors(provider) == before
+    trace_api.get_tracer("mine").start_span("still exported").end()
+    assert names(exporter.get_finished_spans()) == ["still exported"]
+
+
+def test_removing_the_router_loses_no_processor_that_is_added_meanwhile(set_global):
+    provider, _ = make_provider()
+    set_global(provider)
+    tracer = make_tracer()
+    added, count = [], 200
+
+    def add():
+        for _ in range(count):
+            added.append(SimpleSpanProcessor(InMemorySpanExporter()))
+            provider.add_span_processor(added[-1])
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    for _ in range(count):
+        tracer.init_worker(0)
+        tracer.teardown_worker(0)
+    thread.join()
+    assert processors(provider)[1:] == tuple(added)
+
+
+def test_a_provider_that_is_set_after_the_tracer_is_found(set_global):
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    with tracer.trace_context("first"):
+        pass
+    provider, _ = make_provider()
+    set_global(provider)
+    before = processors(provider)
+    with tracer.trace_context("second") as trace:
+        trace_api.get_tracer("mine").start_span("call").end()
+    assert names(trace.spans) == ["call", "second"]
+    tracer.teardown_worker(0)
+    assert processors(provider) == before
+
+
+def test_a_provider_is_not_kept_alive(set_global, monkeypatch):
+    import weakref
+
+    provider, _ = make_provider(shutdown_on_exit=False)
+    set_global(provider)
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    tracer.teardown_worker(0)
+    gone = weakref.ref(provider)
+    del provider
+    trace_api._TRACER_PROVIDER = None
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_provider_that_keeps_its_processors_elsewhere_is_routed_once(set_global):
+    class Elsewhere:
+        def __init__(self):
+            self.kept = []
+
+        def add_span_processor(self, processor):
+            self.kept.append(processor)
+
+        def on_start(self, span, parent_context=None):
+            for each in self.kept:
+                each.on_start(span, parent_context)
+
+        def _on_ending(self, span):
+            pass
+
+        def on_end(self, span):
+            for each in self.kept:
+                each.on_end(span)
+
+    multi = Elsewhere()
+    set_global(TracerProvider(active_span_processor=multi, shutdown_on_exit=False))
+    for _ in range(3):
+        tracer = make_tracer()
+        tracer.init_worker(0)
+        with tracer.trace_context("rollout") as trace:
+            trace_api.get_tracer("mine").start_span("call").end()
+        assert names(trace.spans) == ["call", "rollout"]
+        tracer.teardown_worker(0)
+    assert len(multi.kept) == 1
+
+
+def test_without_a_global_provider_none_is_set(set_global):
+    before = trace_api.get_tracer_provider()
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    with tracer.trace_context() as trace:
+        trace_api.get_tracer("mine").start_span("unseen").end()
+    assert names(trace.spans) == ["trace"]
+    tracer.teardown_worker(0)
+    assert trace_api.get_tracer_provider() is before
+
+
+def test_the_global_provider_can_be_claimed_where_there_is_none(set_global):
+    early = trace_api.get_tracer("made at import")
+    for _ in range(2):
+        tracer = make_tracer(global_provider=True)
+        tracer.init_worker(0)
+        with tracer.trace_context() as trace:
+            early.start_span("seen").end()
+        assert names(trace.spans) == ["seen", "trace"]
+        tracer.teardown_worker(0)
+
+
+def test_the_global_provider_of_the_user_is_never_claimed(set_global):
+    provider, exporter = make_provider()
+    set_global(provider)
+    tracer = make_tracer(global_provider=True)
+    tracer.init_worker(0)
+    with tracer.trace_context() as trace:
+        trace_api.get_tracer("mine").start_span("call").end()
+    assert trace_api.get_tracer_provider() is provider
+    assert names(trace.spans) == ["call", "trace"]
+    assert names(exporter.get_finished_spans()) == ["call"]
+    tracer.teardown_worker(0)
+
+
+SILENT = """
+import asyncio, socket, sys
+attempts = []
+def refuse(self, address):
+    attempts.append(address)
+    raise OSError("no network in this test")
+socket.socket.connect = refuse
+socket.getaddrinfo = lambda *args, **kwargs: attempts.append(args) or []
+
+from lightning_core.emitter import emit_reward
+from lightning_core.store.memory import InMemoryLightningStore
+from lightning_tracer_otel import OtelTracer
+from opentelemetry import trace
+
+async def main():
+    store = InMemoryLightningStore()
+    tracer = OtelTracer(global_provider=True)
+    tracer.init()
+    tracer.init_worker(0)
+    for n in range(3):
+        rollout = await store.start_rollout(n)
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        async with tracer.trace_context("rollout", store=store, **ids):
+            trace.get_tracer("mine").start_span("call").end()
+            emit_reward(n)
+        assert [span.name for span in await store.query_spans(rollout.rollout_id)] == [
+            "call", "lightning.reward", "rollout"
+        ]
+    tracer.teardown_worker(0)
+    tracer.teardown()
+    trace.get_tracer_provider().force_flush()
+    trace.get_tracer_provider().shutdown()
+asyncio.run(main())
+print(attempts)
+print([name for name in sys.modules if "exporter.otlp" in name])
+"""
+
+
+def test_nothing_is_exported_whatever_the_environment_says():
+    environment = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces",
+        "OTEL_TRACES_SAMPLER": "always_off",
+        "OTEL_SDK_DISABLED": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
