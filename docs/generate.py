@@ -82,7 +82,8 @@ def default_of(field: FieldInfo) -> str:
     """Describe the default of a setting."""
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
+    factory: Any = field.default_factory
+    value: Any = field.default if factory is None else factory()
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_defaults=True)
     return "`secret`" if isinstance(value, SecretStr) else f"`{escape(repr(value))}`"
@@ -168,9 +169,20 @@ def commands(
                 yield from commands(child, click.Context(child, info_name=name, parent=context))
 
 
+def usage_pieces(command: click.Command) -> Iterator[str]:
+    """Yield what may follow a command; click's own rendering differs between its versions."""
+    yield "[OPTIONS]"
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            name = parameter.metavar or parameter.human_readable_name.upper()
+            yield name if parameter.required else f"[{name}]"
+    if isinstance(command, click.Group):
+        yield "[COMMAND] ..." if command.invoke_without_command else "COMMAND ..."
+
+
 def command_section(path: str, command: click.Command, context: click.Context) -> str:
     """Return the section of one command."""
-    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    usage = " ".join([path, *usage_pieces(command)])
     lines = [f"## {path}", "", "```text", usage, "```", ""]
     text = inspect.cleandoc(command.help or "").replace("\b\n", "").partition("\f")[0]
     lines += [text.rstrip(), ""]
