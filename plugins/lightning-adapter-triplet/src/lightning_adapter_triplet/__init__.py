@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .explanation import TripletExplanation as TripletExplanation
     from .llm_call import LLMCall as LLMCall
     from .llm_call import LLMChoice as LLMChoice
-    from .rewards import RewardMatchPolicy as RewardMatchPolicy
+    from .policy import RewardMatchPolicy as RewardMatchPolicy
     from .token_ids import TokenIds as TokenIds
     from .tree import TraceNode as TraceNode
     from .tree import TraceTree as TraceTree
@@ -21,7 +21,7 @@ _NAMES = {
     "LLMCall": "llm_call",
     "LLMChoice": "llm_call",
     "RewardExplanation": "explanation",
-    "RewardMatchPolicy": "rewards",
+    "RewardMatchPolicy": "policy",
     "TokenIds": "token_ids",
     "TraceNode": "tree",
     "TraceTree": "tree",

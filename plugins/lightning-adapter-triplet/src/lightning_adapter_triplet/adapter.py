@@ -18,7 +18,8 @@ from .agents import agents_of
 from .duplicates import RecordedCall, merge_duplicates
 from .explanation import CallExplanation, RewardExplanation, TripletExplanation
 from .llm_call import LLMCall, LLMChoice
-from .rewards import FoundReward, RewardMatchPolicy, find_rewards, match_rewards
+from .policy import RewardMatchPolicy
+from .rewards import FoundReward, find_rewards, match_rewards
 from .tree import TraceNode, TraceTree
 
 __all__ = ["TraceTripletAdapter"]

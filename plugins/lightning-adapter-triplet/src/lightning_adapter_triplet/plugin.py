@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lightning_core import Component, hookimpl
+
+from .policy import RewardMatchPolicy
 
 if TYPE_CHECKING:
     from lightning_core import TraceAdapter
@@ -34,9 +36,10 @@ class TripletConfig(BaseModel):
         description="Find a parent, by enclosure in time, for spans that have none in the trace and for LLM calls "
         "right below a root.",
     )
-    reward_match: Literal["first_occurrence", "first_sibling"] = Field(
-        default="first_occurrence",
-        description="A reward belongs to the last call before it: in the trace, or among its siblings and below them.",
+    reward_match: RewardMatchPolicy = Field(
+        default=RewardMatchPolicy.FIRST_OCCURRENCE,
+        description="first_occurrence: a reward belongs to the last call before it. "
+        "first_sibling: to the last call before it among its siblings and below them.",
     )
 
     @field_validator("agent_match", "llm_call_match")

@@ -1,32 +1,18 @@
-"""Which reward belongs to which LLM call: the reward-match policies."""
+"""Which reward belongs to which LLM call, by a reward-match policy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from lightning_core.emitter import get_reward_value, is_reward_span
 
 from .duplicates import RecordedCall
+from .policy import RewardMatchPolicy
 from .tree import TraceNode, TraceTree
 
-__all__ = ["FoundReward", "RewardMatchPolicy", "find_rewards", "match_rewards"]
-
-
-class RewardMatchPolicy(StrEnum):
-    """How rewards are matched with LLM calls. Order is that of sequence ids; a call takes one reward, the first.
-
-    ``FIRST_OCCURRENCE``: a reward belongs to the last call before it, wherever in the trace. So a call gets the first
-    reward that follows it, unless another call comes first.
-
-    ``FIRST_SIBLING``: a reward belongs to the last call before it among its siblings and what lies below them. So
-    agents that run at once, each under a span of its own with its own reward, do not take each other's rewards.
-    """
-
-    FIRST_SIBLING = "first_sibling"
-    FIRST_OCCURRENCE = "first_occurrence"
+__all__ = ["FoundReward", "find_rewards", "match_rewards"]
 
 
 @dataclass(eq=False)
