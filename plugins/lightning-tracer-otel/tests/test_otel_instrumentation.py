@@ -1,0 +1,386 @@
+"""Instrumentations: LLM calls become spans of the right rollout, and libraries are left as they were."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import openai
+import pytest
+from lightning_tracer_otel import OtelTracer, instrumentation
+from openinference.instrumentation.openai import OpenAIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from lightning_core.emitter import emit_message, emit_reward, get_reward_value
+from lightning_core.errors import ConfigurationError, TraceError
+from lightning_core.store.memory import InMemoryLightningStore
+
+PLAIN = (openai.OpenAI.request, openai.AsyncOpenAI.request)
+PLAIN_THREADS = (threading.Thread.start, threading.Thread.run, ThreadPoolExecutor.submit)
+
+
+def is_plain() -> bool:
+    # By identity: a wrapper equals what it wraps.
+    return PLAIN[0] is openai.OpenAI.request and PLAIN[1] is openai.AsyncOpenAI.request
+
+
+def threads_are_plain() -> bool:
+    now = (threading.Thread.start, threading.Thread.run, ThreadPoolExecutor.submit)
+    return all(before is after for before, after in zip(PLAIN_THREADS, now, strict=True))
+
+
+class Model(BaseHTTPRequestHandler):
+    """Answers every chat with its last message."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = {"role": "assistant", "content": request["messages"][-1]["content"]}
+        answer = {
+            "id": "chat-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "echo",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+        }
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def make_tracer():
+    made = []
+
+    def make(**settings):
+        tracer = OtelTracer(**settings)
+        made.append(tracer)
+        return tracer
+
+    yield make
+    for tracer in made:
+        tracer.teardown()
+    assert is_plain()
+    assert threads_are_plain()
+
+
+def ask(endpoint: str, text: str) -> None:
+    with openai.OpenAI(base_url=endpoint, api_key="none", max_retries=0) as client:
+        messages = [{"role": "user", "content": text}]
+        client.chat.completions.create(model="echo", messages=messages, temperature=0.5)
+
+
+@pytest.mark.parametrize("instrument", ["auto", ["openai"]])
+def test_a_call_of_the_model_becomes_a_span(make_tracer, endpoint, instrument):
+    tracer = make_tracer(instrument=instrument)
+    tracer.init_worker(0)
+    with tracer.trace_context("rollout") as trace:
+        ask(endpoint, "hello")
+        emit_reward(1)
+    call, _, root = trace.spans
+    assert call.parent.span_id == root.context.span_id
+    assert call.attributes["llm.input_messages.0.message.content"] == "hello"
+    assert call.attributes["llm.output_messages.0.message.content"] == "hello"
+    assert call.attributes["llm.token_count.completion"] == 2
+    assert json.loads(call.attributes["llm.invocation_parameters"])["temperature"] == 0.5
+
+
+async def test_calls_of_concurrent_rollouts_land_in_their_own(make_tracer, endpoint):
+    tracer, store, count = make_tracer(), InMemoryLightningStore(), 20
+    tracer.init_worker(0)
+    rollouts = [await store.start_rollout(n) for n in range(count)]
+    together = asyncio.Barrier(count)
+
+    async def run(n, rollout, client):
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        async with tracer.trace_context(f"rollout {n}", store=store, **ids):
+            await together.wait()
+            for turn in range(2):
+                messages = [{"role": "user", "content": f"{n}.{turn}"}]
+                await client.chat.completions.create(model="echo", messages=messages)
+
+    async with openai.AsyncOpenAI(base_url=endpoint, api_key="none", max_retries=0) as client:
+        await asyncio.gather(*(run(n, rollout, client) for n, rollout in enumerate(rollouts)))
+    for n, rollout in enumerate(rollouts):
+        *calls, root = await store.query_spans(rollout.rollout_id)
+        answers = [call.attributes["llm.output_messages.0.message.content"] for call in calls]
+        assert answers == [f"{n}.0", f"{n}.1"]
+        assert {call.parent_id for call in calls} == {root.span_id}
+    await store.close()
+
+
+def test_libraries_are_instrumented_once_and_left_as_they_were(make_tracer, endpoint):
+    first, second = make_tracer(), make_tracer()
+    for _ in range(2):
+        first.init_worker(0)
+        first.init_worker(1)
+        second.init_worker(0)
+        with second.trace_context() as trace:
+            ask(endpoint, "hello")
+        assert len(trace.spans) == 2
+        first.teardown_worker(0)
+        first.teardown_worker(1)
+        assert not is_plain()
+        with second.trace_context() as trace:
+            ask(endpoint, "hello")
+        assert len(trace.spans) == 2
+        second.teardown_worker(0)
+        assert is_plain()
+        assert threads_are_plain()
+
+
+def test_outside_a_trace_a_call_leaves_nothing(make_tracer, endpoint):
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    with tracer.trace_context() as trace:
+        pass
+    ask(endpoint, "hello")
+    assert [span.name for span in trace.spans] == ["trace"]
+
+
+def test_what_the_program_has_instrumented_itself_stays_as_it_is(make_tracer, endpoint):
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    OpenAIInstrumentor().instrument(tracer_provider=provider)
+    try:
+        tracer = make_tracer()
+        tracer.init_worker(0)
+        with tracer.trace_context() as trace:
+            ask(endpoint, "hello")
+        tracer.teardown_worker(0)
+        ask(endpoint, "again")
+        assert len(exporter.get_finished_spans()) == 2
+        assert [span.name for span in trace.spans] == ["trace"]
+    finally:
+        OpenAIInstrumentor().uninstrument()
+        provider.shutdown()
+
+
+LATE = """
+import sys
+from lightning_tracer_otel import OtelTracer
+tracer = OtelTracer()
+tracer.init_worker(0)
+with tracer.trace_context() as trace:
+    early = [name for name in ("openai", "langchain_core", "openinference") if name in sys.modules]
+    import openai, langchain_core.language_models
+    from langchain_core.language_models import FakeListChatModel
+    try:
+        openai.OpenAI(base_url="http://127.0.0.1:9", api_key="none", max_retries=0).models.list
+        openai.OpenAI(base_url="http://127.0.0.1:9", api_key="none", max_retries=0).chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "hello"}]
+        )
+    except openai.APIConnectionError:
+        pass
+    FakeListChatModel(responses=["hi"]).invoke("hello")
+tracer.teardown_worker(0)
+print(early, [span.name for span in trace.spans])
+"""
+
+
+def test_a_library_that_is_imported_late_costs_nothing_before_and_is_instrumented_then():
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] ['ChatCompletion', 'FakeListChatModel', 'trace']"
+
+
+def test_a_chain_of_langchain_becomes_spans(make_tracer):
+    from langchain_core.language_models import FakeListChatModel
+    from langchain_core.output_parsers import StrOutputParser
+
+    tracer = make_tracer(instrument=["langchain"])
+    tracer.init_worker(0)
+    with tracer.trace_context("rollout") as trace:
+        assert (FakeListChatModel(responses=["hi"]) | StrOutputParser()).invoke("hello") == "hi"
+    assert {span.name for span in trace.spans} == {
+        "FakeListChatModel",
+        "StrOutputParser",
+        "RunnableSequence",
+        "rollout",
+    }
+    assert len({span.context.trace_id for span in trace.spans}) == 1
+    model = next(span for span in trace.spans if span.name == "FakeListChatModel")
+    assert model.attributes["llm.output_messages.0.message.content"] == "hi"
+
+
+# Threads
+
+
+def test_threads_of_an_agent_belong_to_its_trace(make_tracer):
+    tracer = make_tracer(instrument=[])
+    tracer.init_worker(0)
+
+    def run():
+        threads = [threading.Thread(target=emit_reward, args=(1,)), threading.Timer(0, emit_reward, (2,))]
+        for thread in threads:
+            thread.start()
+            thread.join()
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(emit_message, "outside").result()
+        for _ in range(2):
+            with tracer.trace_context() as trace:
+                run()
+                pool.submit(emit_reward, 3).result()
+                assert [span.attributes["reward"] for span in pool.map(emit_reward, [4, 5])] == [4.0, 5.0]
+            assert sorted(get_reward_value(span) for span in trace.spans[:-1]) == [1, 2, 3, 4, 5]
+        pool.submit(emit_message, "outside").result()
+        assert len(trace.spans) == 6
+    tracer.teardown_worker(0)
+    assert threads_are_plain()
+
+
+async def test_a_shared_pool_serves_concurrent_rollouts(make_tracer):
+    tracer, count = make_tracer(instrument=[]), 50
+    tracer.init_worker(0)
+    together = asyncio.Barrier(count)
+    with ThreadPoolExecutor(8) as pool:
+
+        async def run(n):
+            async with tracer.trace_context() as trace:
+                await together.wait()
+                loop = asyncio.get_running_loop()
+                await asyncio.gather(*(loop.run_in_executor(pool, emit_reward, n) for _ in range(4)))
+            return [get_reward_value(span) for span in trace.spans[:-1]]
+
+        assert await asyncio.gather(*(run(n) for n in range(count))) == [[n] * 4 for n in range(count)]
+
+
+def test_threads_are_left_alone_if_asked(make_tracer):
+    tracer = make_tracer(instrument=[], propagate_threads=False)
+    tracer.init_worker(0)
+    assert threads_are_plain()
+    with tracer.trace_context() as trace:
+        thread = threading.Thread(target=emit_reward, args=(1,))
+        thread.start()
+        thread.join()
+    assert [span.name for span in trace.spans] == ["trace"]
+
+
+async def test_worker_threads_may_share_a_tracer_or_have_their_own(make_tracer):
+    shared, count = make_tracer(), 8
+    store = InMemoryLightningStore()
+    rollouts = [await store.start_rollout(n) for n in range(count)]
+    together = threading.Barrier(count, timeout=20)
+
+    def work(n, rollout):
+        tracer = shared if n % 2 else make_tracer()
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+
+        async def run():
+            async with tracer.trace_context(store=store, **ids):
+                together.wait()
+                emit_reward(n)
+
+        for _ in range(3):
+            tracer.init_worker(n)
+            together.wait()
+            asyncio.run(run())
+            together.wait()
+            tracer.teardown_worker(n)
+
+    with ThreadPoolExecutor(count) as pool:
+        await asyncio.gather(
+            *(asyncio.wrap_future(pool.submit(work, n, rollout)) for n, rollout in enumerate(rollouts))
+        )
+    assert is_plain()
+    for n, rollout in enumerate(rollouts):
+        spans = await store.query_spans(rollout.rollout_id)
+        assert [get_reward_value(span) for span in spans if span.name != "trace"] == [n] * 3
+    await store.close()
+
+
+# What cannot be instrumented
+
+
+def test_what_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
+    def nothing(name):
+        raise instrumentation.PackageNotFoundError(name)
+
+    monkeypatch.setattr(instrumentation, "distribution", nothing)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"openinference-instrumentation-langchain is not installed\. "
+        r"To get it: pip install 'lightning-tracer-otel\[langchain\]'",
+    ):
+        OtelTracer(instrument=["langchain"])
+    tracer = OtelTracer()
+    with tracer.trace_context() as trace:
+        emit_message("hello")
+    assert len(trace.spans) == 2
+    tracer.teardown()
+
+
+def test_a_library_that_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr(instrumentation, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="since openai is not installed"):
+        OtelTracer(instrument=["openai"])
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(ConfigurationError, match=r"'opnai'.*did you mean 'openai'\? There are: .*langchain"):
+        OtelTracer(instrument=["opnai"])
+
+
+def test_other_instrumentations_are_found_by_the_name_they_announce(make_tracer, monkeypatch):
+    switched = []
+
+    class Instrumentor:
+        is_instrumented_by_opentelemetry = False
+
+        def instrument(self, tracer_provider):
+            switched.append(tracer_provider)
+            Instrumentor.is_instrumented_by_opentelemetry = True
+
+        def uninstrument(self):
+            switched.append(None)
+            Instrumentor.is_instrumented_by_opentelemetry = False
+
+    class Announced:
+        name = "other"
+
+        def load(self):
+            return Instrumentor
+
+    monkeypatch.setattr(instrumentation, "entry_points", lambda group: [Announced()])
+    tracer = make_tracer(instrument=["other"])
+    tracer.init_worker(0)
+    assert switched == [tracer._provider]
+    tracer.teardown_worker(0)
+    assert switched == [tracer._provider, None]
+
+
+def test_an_instrumentation_that_refuses_is_an_error(make_tracer, monkeypatch):
+    monkeypatch.setattr(OpenAIInstrumentor, "instrumentation_dependencies", lambda self: ["openai >= 999"])
+    tracer = make_tracer(instrument=["openai"])
+    with pytest.raises(TraceError, match=r"'openai' refuses the installed version .* openai >= 999"):
+        tracer.init_worker(0)
