@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import importlib_metadata
 import pytest
 
 from lightning_core.plugin import PluginManager, plugin_manager
@@ -74,7 +74,7 @@ def _only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginManag
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(
         "lightning_core.plugin.discovery.distributions",
-        lambda: importlib.metadata.distributions(path=[str(folder)]),
+        lambda: importlib_metadata.distributions(path=[str(folder)]),
     )
     yield plugin_manager()
     _forget_test_packages()

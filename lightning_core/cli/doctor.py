@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -12,12 +11,20 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 import click
+import importlib_metadata
 
 import lightning_core
 from lightning_core.errors import PluginError
 from lightning_core.plugin.catalog import DEFAULTS, FIRST_PARTY
 from lightning_core.plugin.component import Kind
-from lightning_core.plugin.discovery import CORE, DISABLE_VARIABLE, canonical, disabled_by, metadata_field
+from lightning_core.plugin.discovery import (
+    CORE,
+    DISABLE_VARIABLE,
+    canonical,
+    disabled_by,
+    distributions,
+    metadata_field,
+)
 from lightning_core.plugin.manager import plugin_manager
 from lightning_core.plugin.resolution import default_name
 
@@ -86,8 +93,8 @@ def _installation() -> Iterator[Finding]:
     yield Finding("ok", f"lightning-core {lightning_core.__version__} is imported from {package}")
     for name in DEPENDENCIES:
         try:
-            yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+            yield Finding("ok", f"{name} {importlib_metadata.version(name)}")
+        except importlib_metadata.PackageNotFoundError:
             yield Finding("problem", f"{name} is not installed", f"pip install {name}")
 
 
@@ -100,11 +107,7 @@ def find_strangers() -> Iterator[Finding]:
     reinstall = (
         "pip uninstall -y lightning-core, until none is left; then install this project as its README says"
     )
-    installed = [
-        found
-        for found in importlib.metadata.distributions()
-        if canonical(metadata_field(found, "Name")) == CORE
-    ]
+    installed = [found for found in distributions() if canonical(metadata_field(found, "Name")) == CORE]
     if not installed:
         yield Finding(
             "problem",

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from importlib.metadata import Distribution, distributions
 from typing import Any, Final, TypeGuard, cast
+
+import importlib_metadata
+from importlib_metadata import Distribution
 
 import lightning_core
 from lightning_core.plugin.component import KINDS, NAME, Kind
@@ -25,6 +27,7 @@ __all__ = [
     "disable_patterns",
     "disabled_by",
     "discover",
+    "distributions",
     "metadata_field",
     "unmet_requirement",
 ]
@@ -121,11 +124,18 @@ def discover(builtins: Iterable[Entry] = ()) -> Inventory:
     return inventory
 
 
+def distributions() -> Iterable[Distribution]:
+    """Everything that is installed, as far as the import system can see it."""
+    # Its annotations leave its own types open.
+    found = cast("Any", importlib_metadata).distributions()
+    return cast("Iterable[Distribution]", found)
+
+
 def _announcing() -> Iterator[Distribution]:
     """The distributions with entry points in our group; of one installed twice, the copy that is imported."""
     seen: set[str] = set()
     for distribution in distributions():
-        text = distribution.read_text("entry_points.txt")
+        text: str | None = cast("Any", distribution).read_text("entry_points.txt")
         # Parsing the metadata of everything that is installed would take most of the time of a listing.
         if text is None or PROJECT not in text:
             continue
@@ -138,7 +148,8 @@ def _announcing() -> Iterator[Distribution]:
 
 def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
     name, version = metadata_field(distribution, "Name"), metadata_field(distribution, "Version")
-    for point in distribution.entry_points:
+    points: Any = distribution.entry_points
+    for point in points:
         if point.group != PROJECT:
             continue
         kind, dot, component = point.name.partition(".")
@@ -147,7 +158,7 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             message = f"the entry point {point.name!r} is not of the form 'kind.name'"
             yield Problem(name, version, point.name, message, ask)
         elif not _is_kind(kind):
-            close = difflib.get_close_matches(kind, KINDS, 1)
+            close = difflib.get_close_matches(str(kind), KINDS, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"the kinds are {', '.join(KINDS)}"
             message = f"the entry point {point.name!r} has the unknown kind {kind!r}; {hint}"
             yield Problem(name, version, point.name, message, ask)
@@ -158,9 +169,16 @@ def _read(distribution: Distribution) -> Iterator[Entry | Problem]:
             )
             yield Problem(name, version, point.name, message, ask)
         else:
-            requires = tuple(distribution.requires or ())
+            requires = _requirements(distribution)
             about = metadata_field(distribution, "Summary", "")
             yield Entry(kind, component, point.value, name, version, requires, summary=about)
+
+
+def _requirements(distribution: Distribution) -> tuple[str, ...]:
+    try:
+        return tuple(distribution.requires or ())
+    except (FileNotFoundError, ModuleNotFoundError):
+        return ()
 
 
 def metadata_field(distribution: Distribution, field: str, default: str = "unknown") -> str:

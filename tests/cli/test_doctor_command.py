@@ -113,7 +113,7 @@ def test_package_that_shadows_this_one_is_found(tmp_path: Path, monkeypatch: pyt
 
 
 def test_missing_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: iter(()))
+    monkeypatch.setattr("importlib_metadata.distributions", lambda: iter(()))
     (finding,) = find_strangers()
     assert "no distribution lightning-core is installed" in finding.text
 
