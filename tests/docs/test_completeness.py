@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -105,6 +106,18 @@ def test_module_is_in_the_reference(module: str) -> None:
 )
 def test_keyword_of_trainer_is_explained_by_its_docstring(keyword: str) -> None:
     assert re.search(rf"^ +{keyword}: ", Trainer.__doc__ or "", re.MULTILINE)
+
+
+def core_dependencies() -> list[str]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        requirements = tomllib.load(file)["project"]["dependencies"]
+    return [re.split(r"[<>=\[ ]", requirement)[0] for requirement in requirements]
+
+
+@pytest.mark.parametrize("name", core_dependencies())
+def test_dependency_of_the_core_is_named(name: str) -> None:
+    text = TEXT[DOCS / "architecture.md"].lower().replace("the opentelemetry sdk", "opentelemetry-sdk")
+    assert name in text
 
 
 def links(text: str) -> list[str]:
