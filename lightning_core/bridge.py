@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import os
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["bridge_loop", "run_sync"]
 
@@ -22,6 +24,9 @@ def bridge_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
+            # Importing it takes longer than the rest of the modules that a Trainer needs before it runs.
+            import asyncio
+
             # A loop keeps the context that it was made in, which may hold a whole trace, for ever.
             _loop = contextvars.Context().run(asyncio.new_event_loop)
             threading.Thread(target=_loop.run_forever, name="lightning-bridge", daemon=True).start()
@@ -34,6 +39,8 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         RuntimeError: If called on the bridge's own thread, which would wait for itself.
     """
+    import asyncio
+
     loop = bridge_loop()
     try:
         running = asyncio.get_running_loop()
@@ -41,7 +48,9 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         running = None
     if running is loop:
         coroutine.close()
-        raise RuntimeError("run_sync was called from a coroutine that the bridge itself runs: await it instead")
+        raise RuntimeError(
+            "run_sync was called from a coroutine that the bridge itself runs: await it instead"
+        )
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import warnings
@@ -201,7 +200,7 @@ class LitAgent(Generic[T]):
             NotImplementedError: If the agent implements no method at all.
         """
         if self._implements("rollout") and not self.is_async():
-            return await asyncio.to_thread(self.rollout, task, resources, rollout)
+            return await _in_thread(self.rollout, task, resources, rollout)
         method = self.validation_rollout_async if _validates(rollout) else self.training_rollout_async
         return await _call(method, task, resources, rollout)
 
@@ -227,7 +226,7 @@ class LitAgent(Generic[T]):
 
         By default it runs :meth:`training_rollout` in a thread.
         """
-        return await asyncio.to_thread(_call, self.training_rollout, task, resources, rollout)
+        return await _in_thread(_call, self.training_rollout, task, resources, rollout)
 
     def validation_rollout(
         self, task: T, resources: NamedResources, rollout: RolloutV2
@@ -243,7 +242,7 @@ class LitAgent(Generic[T]):
         If only the sync :meth:`validation_rollout` is implemented, that runs in a thread.
         """
         if self._implements("validation_rollout"):
-            return await asyncio.to_thread(_call, self.validation_rollout, task, resources, rollout)
+            return await _in_thread(_call, self.validation_rollout, task, resources, rollout)
         return await _call(self.training_rollout_async, task, resources, rollout)
 
     # Deprecated
@@ -307,6 +306,12 @@ def _overrides_deprecated(cls: type[LitAgent[Any]], name: str) -> bool:
 async def _maybe_await(result: Any) -> None:
     if inspect.isawaitable(result):
         await result
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    import asyncio
+
+    return await asyncio.to_thread(function, *arguments)
 
 
 def _as_task(rollout: RolloutV2) -> Task:

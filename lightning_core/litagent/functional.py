@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import pickle
 import sys
 from collections.abc import Callable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
@@ -89,7 +88,9 @@ class FunctionalLitAgent(LitAgent[Any], Generic[P, R]):
             return self._func.__qualname__
         if found is self._func:
             return _rebuild, (self._func, self._strip_proxy, self._primary)
-        raise pickle.PicklingError(
+        from pickle import PicklingError
+
+        raise PicklingError(
             f"{self._label} cannot be sent to another process: its function is not at the top of a module"
         )
 

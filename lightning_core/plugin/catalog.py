@@ -62,7 +62,7 @@ FIRST_PARTY: Final[Mapping[Kind, Mapping[str, str]]] = {
     "adapter": {"triplet": "lightning-adapter-triplet", "messages": "lightning-adapter-messages"},
     "algorithm": {"search": "lightning-algorithm-search", "grpo": "lightning-algorithm-grpo"},
     "strategy": {"client-server": "lightning-store-http", "cs": "lightning-store-http"},
-    "llm_proxy": {"gateway": "lightning-llm-proxy-gateway"},
+    "llm_proxy": {"gateway": "lightning-llm-proxy"},
     "engine": {"llamacpp": "lightning-engine-llamacpp"},
     "hook": {"progress": "lightning-hook-progress"},
 }

@@ -28,7 +28,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 class EmptyConfig(BaseModel):
     """The settings of a component that has none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 @dataclass(frozen=True)

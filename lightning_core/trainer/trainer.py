@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from lightning_core.adapter.base import TraceAdapter
-from lightning_core.algorithm.base import BaseAlgorithm, FastAlgorithm
-from lightning_core.bridge import run_sync
-from lightning_core.engine.base import BaseEngine
+# Names of these two are imported when they are used, which keeps `from lightning_core import Trainer` light.
+from lightning_core import bridge, plugin
 from lightning_core.errors import ConfigurationError, DatasetError
-from lightning_core.execution.base import ExecutionEvent, ExecutionStrategy
 from lightning_core.litagent.agent import LitAgent
-from lightning_core.plugin.lifecycle import collect_hooks
-from lightning_core.plugin.resolution import resolve, resolve_argument
-from lightning_core.runner.base import BaseRunner
-from lightning_core.store.base import LightningStore
-from lightning_core.tracer.base import BaseTracer
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.trainer.scope import run_store
 from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Resource, Run, RunStatus
+
+if TYPE_CHECKING:
+    from lightning_core.adapter.base import TraceAdapter
+    from lightning_core.algorithm.base import BaseAlgorithm
+    from lightning_core.engine.base import BaseEngine
+    from lightning_core.execution.base import ExecutionEvent, ExecutionStrategy
+    from lightning_core.runner.base import BaseRunner
+    from lightning_core.store.base import LightningStore
+    from lightning_core.tracer.base import BaseTracer
 
 __all__ = ["Trainer"]
 
@@ -102,29 +101,29 @@ class Trainer(ParallelWorkerBase):
         self.is_dev = dev
         self.max_rollouts = max_rollouts
         self.initial_resources = _check_resources(initial_resources)
-        self.adapter: TraceAdapter[Any] | None = resolve("adapter", adapter)
+        self.adapter: TraceAdapter[Any] | None = plugin.resolve("adapter", adapter)
         self.algorithm: BaseAlgorithm | None = self._resolve_algorithm(algorithm)
-        self.tracer: BaseTracer = resolve("tracer", tracer)
+        self.tracer: BaseTracer = plugin.resolve("tracer", tracer)
         self.hooks: list[Hook] = _resolve_hooks(hooks)
-        collect_hooks(self.hooks)
+        plugin.collect_hooks(self.hooks)
         strategy_defaults = {} if n_runners is None else {"n_runners": n_runners}
-        self.strategy: ExecutionStrategy = resolve("strategy", strategy, **strategy_defaults)
+        self.strategy: ExecutionStrategy = plugin.resolve("strategy", strategy, **strategy_defaults)
         if n_runners is not None and self.strategy.n_runners != n_runners:
             raise ConfigurationError(
                 f"Trainer(n_runners={n_runners}) and its strategy, which has {self.strategy.n_runners}, disagree"
             )
         self.n_runners = self.strategy.n_runners
         self._runner_spec: Any = runner
-        if isinstance(runner, BaseRunner) and self.n_runners > 1:
+        if self.n_runners > 1 and not isinstance(runner, str | Mapping | type) and hasattr(runner, "iter"):
             raise ConfigurationError(
                 f"Trainer(runner=<instance>) cannot serve {self.n_runners} workers, each of which needs its own; "
                 "give a name, a class or {'type': ..., **settings}"
             )
         # Made here once, so that a wrong setting is found before anything starts.
         self.runner: BaseRunner[Any] = self._make_runner()
-        self.engine: BaseEngine | None = resolve("engine", engine)
-        self.store: LightningStore = resolve("store", store)
-        self.llm_proxy: Any = resolve("llm_proxy", llm_proxy)
+        self.engine: BaseEngine | None = plugin.resolve("engine", engine)
+        self.store: LightningStore = plugin.resolve("store", store)
+        self.llm_proxy: Any = plugin.resolve("llm_proxy", llm_proxy)
         self._settings = {
             "tracer": _describe(tracer, self.tracer),
             "store": self.store.location,
@@ -190,6 +189,8 @@ class Trainer(ParallelWorkerBase):
                 "Trainer has no algorithm: give algorithm='baseline' to run each task once, 'search' to find the best "
                 "prompt, or one of your own"
             )
+        from lightning_core.algorithm.base import FastAlgorithm
+
         if self.is_dev and not isinstance(algorithm, FastAlgorithm):
             raise ConfigurationError(
                 f"a dry run needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
@@ -211,7 +212,9 @@ class Trainer(ParallelWorkerBase):
         Raises:
             ConfigurationError: If the trainer's algorithm is no ``FastAlgorithm``.
         """
-        algorithm = self.algorithm if self.algorithm is not None else resolve("algorithm", "baseline")
+        algorithm = self.algorithm if self.algorithm is not None else plugin.resolve("algorithm", "baseline")
+        from lightning_core.algorithm.base import FastAlgorithm
+
         if not isinstance(algorithm, FastAlgorithm):
             raise ConfigurationError(
                 f"Trainer.dev needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
@@ -239,13 +242,13 @@ class Trainer(ParallelWorkerBase):
     def _resolve_algorithm(self, spec: Any) -> BaseAlgorithm | None:
         if spec is None and self.is_dev:
             spec = "baseline"
-        return resolve("algorithm", spec)
+        return plugin.resolve("algorithm", spec)
 
     def _make_runner(self) -> BaseRunner[Any]:
         defaults: dict[str, Any] = {"tracer": self.tracer}
         if self.max_rollouts is not None:
             defaults["max_rollouts"] = self.max_rollouts
-        return resolve("runner", self._runner_spec, **defaults)
+        return plugin.resolve("runner", self._runner_spec, **defaults)
 
     def _fit(
         self,
@@ -261,6 +264,8 @@ class Trainer(ParallelWorkerBase):
             )
         _check_dataset("train", train_dataset)
         _check_dataset("val", val_dataset)
+        from lightning_core.trainer.scope import run_store
+
         run = Run(settings=self._settings)
         store = run_store(self.store, run.run_id)
         agent.set_trainer(self)
@@ -276,7 +281,7 @@ class Trainer(ParallelWorkerBase):
         try:
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
-            run_sync(self._begin(run, resources))
+            bridge.run_sync(self._begin(run, resources))
             self.strategy.execute(
                 _AlgorithmBundle(algorithm, train_dataset, val_dataset),
                 _RunnerBundle(self, agent, run.run_id),
@@ -336,7 +341,7 @@ class Trainer(ParallelWorkerBase):
             )
             return result
 
-        return run_sync(finish())
+        return bridge.run_sync(finish())
 
 
 class _AlgorithmBundle:
@@ -353,6 +358,8 @@ class _AlgorithmBundle:
         if self._algorithm.is_async():
             running = self._algorithm.run(*self._datasets)
         else:
+            import asyncio
+
             running = await asyncio.to_thread(self._algorithm.run, *self._datasets)
         if inspect.isawaitable(running):
             await running
@@ -417,7 +424,7 @@ def _resolve_hooks(hooks: Any) -> list[Hook]:
         return []
     if isinstance(hooks, str | Mapping | Hook | type):
         hooks = [hooks]
-    return [resolve_argument(f"hooks[{index}]", "hook", spec) for index, spec in enumerate(hooks)]
+    return [plugin.resolve_argument(f"hooks[{index}]", "hook", spec) for index, spec in enumerate(hooks)]
 
 
 def _describe(spec: Any, part: object) -> str | None:
