@@ -105,8 +105,8 @@ def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: 
     An ``unresponsive`` attempt comes back to life while its rollout is not final and no newer attempt exists. Other
     ended attempts stay as they are, and so does a superseded one.
     """
-    revivable = attempt.status == "unresponsive" and not rollout.is_final
-    if not is_latest or not (is_live(attempt) or revivable):
+    revivable = is_live(attempt) or attempt.status == "unresponsive"
+    if rollout.is_final or not is_latest or not revivable:
         return Change(rollout, attempt)
     # A clock that jumps back must not shorten the lease.
     seen = max(now, attempt.last_heartbeat_time or now)

@@ -40,6 +40,7 @@ _MIGRATIONS: list[str] = [
         input TEXT NOT NULL
     );
     CREATE INDEX rollouts_status ON rollouts (status, no);
+    CREATE INDEX rollouts_mode ON rollouts (mode, no) WHERE mode IS NOT NULL;
     CREATE INDEX rollouts_run ON rollouts (run_id, no) WHERE run_id IS NOT NULL;
     CREATE INDEX rollouts_queue ON rollouts (queue_no) WHERE queue_no IS NOT NULL;
     CREATE INDEX rollouts_run_queue ON rollouts (run_id, queue_no) WHERE queue_no IS NOT NULL AND run_id IS NOT NULL;
