@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import gc
 import logging
+import logging.handlers
+import queue
 import random
 import threading
 import weakref
@@ -263,19 +265,18 @@ def test_a_late_span_is_stored_when_the_loop_of_its_trace_has_ended(tracer):
     assert asyncio.run(names(store, rollout)) == ["late"]
 
 
-async def test_a_late_span_that_cannot_be_stored_is_an_error_in_the_log(store, tracer, caplog):
+async def test_a_late_span_that_cannot_be_stored_is_an_error_in_the_log(store, tracer):
     rollout = await store.start_rollout("task")
     async with TraceContext(LightningSpanProcessor(store, **ids(rollout), tracer=tracer)) as trace:
         late = tracer.start_span("late")
-    logged = threading.Event()
-    store.before = fail
-    handler = logging.Handler()
-    handler.emit = lambda record: logged.set()
+    logged: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(logged)
     processor.logger.addHandler(handler)
+    store.before = fail
     late.end()
-    assert await asyncio.to_thread(logged.wait, LIMIT)
+    record = await asyncio.to_thread(logged.get, timeout=LIMIT)
     processor.logger.removeHandler(handler)
-    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.levelno == logging.ERROR
     assert "the disk is full" in record.message
     assert rollout.rollout_id in record.message
     store.before = None

@@ -19,12 +19,9 @@ from wrapt import register_post_import_hook
 
 from lightning_core.errors import ConfigurationError, TraceError
 
-__all__ = ["THREADS", "check", "find_installed", "start_instrumenting", "stop_instrumenting"]
+__all__ = ["check", "find_installed", "start_instrumenting", "stop_instrumenting"]
 
 logger = logging.getLogger(__name__)
-
-THREADS = "threading"
-"""The instrumentation that carries the context into threads."""
 
 _GROUP = "opentelemetry_instrumentor"
 
@@ -52,12 +49,6 @@ _KNOWN = {
         "openinference.instrumentation.langchain",
         "LangChainInstrumentor",
     ),
-    THREADS: _Known(
-        "threading",
-        "opentelemetry-instrumentation-threading",
-        "opentelemetry.instrumentation.threading",
-        "ThreadingInstrumentor",
-    ),
 }
 
 _lock = threading.Lock()
@@ -69,7 +60,7 @@ _ours: dict[str, Any] = {}
 
 def find_installed() -> list[str]:
     """Return the known libraries that are installed along with their instrumentations; imports neither."""
-    return [name for name, known in _KNOWN.items() if name != THREADS and _missing(known) is None]
+    return [name for name, known in _KNOWN.items() if _missing(known) is None]
 
 
 def _missing(known: _Known) -> str | None:
@@ -103,7 +94,7 @@ def _entry_point(name: str) -> Any:
     found = {each.name: each for each in entry_points(group=_GROUP)}
     if name in found:
         return found[name]
-    names = sorted({*_KNOWN, *found} - {THREADS})
+    names = sorted({*_KNOWN, *found})
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigurationError(
@@ -112,13 +103,18 @@ def _entry_point(name: str) -> Any:
     )
 
 
-def start_instrumenting(names: Sequence[str], provider: TracerProvider) -> None:
+def start_instrumenting(names: Sequence[str], provider: TracerProvider, *, strict: bool) -> None:
     """Have these libraries report their calls to ``provider``. Calls are counted.
 
     A known library that is not imported yet is instrumented when it is, so nobody pays for what is not used.
     If another tracer of this process instruments it already, its spans go on going to that tracer's provider,
     which
     is as good: every provider of ours routes by context.
+
+    Args:
+        names: The libraries.
+        provider: Where their calls are reported.
+        strict: Whether a library that cannot be instrumented is an error, rather than a line in the log.
 
     Raises:
         TraceError: If an instrumentation refuses, for instance because the library is too old for it.
@@ -130,21 +126,24 @@ def start_instrumenting(names: Sequence[str], provider: TracerProvider) -> None:
     for name in names:
         known = _KNOWN.get(name)
         if known is None or known.library in sys.modules:
-            _switch_on(name)
+            if strict:
+                _switch_on(name)
+            else:
+                _switch_on_quietly(name)
         elif name not in _hooked:
             _hooked.add(name)
-            register_post_import_hook(_make_hook(name), known.library)
+            # Quietly in any case: it is the user's own import that would fail.
+            hook: Callable[[object], None] = lambda module, name=name: _switch_on_quietly(name)  # noqa: E731
+            register_post_import_hook(hook, known.library)
 
 
-def _make_hook(name: str) -> Callable[[object], None]:
-    def switch_on(module: object) -> None:
-        try:
-            _switch_on(name)
-        except Exception:
-            # It is the user's own import that would fail.
-            logger.exception("%s cannot be instrumented; its calls will not be traced", name)
-
-    return switch_on
+def _switch_on_quietly(name: str) -> None:
+    try:
+        _switch_on(name)
+    except TraceError as error:
+        logger.warning("%s. Its calls are not traced", error)
+    except Exception:
+        logger.exception("%r cannot be instrumented. Its calls are not traced", name)
 
 
 def _switch_on(name: str) -> None:

@@ -18,8 +18,9 @@ from lightning_core.tracer.capture import (
     private_provider,
 )
 
-from .instrumentation import THREADS, check, find_installed, start_instrumenting, stop_instrumenting
+from .instrumentation import check, find_installed, start_instrumenting, stop_instrumenting
 from .providers import attach_router, claim_global_provider, detach_router, find_global_provider
+from .threads import start_propagating, stop_propagating
 
 __all__ = ["OtelTracer"]
 
@@ -59,7 +60,9 @@ class OtelTracer(BaseTracer):
         names = find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
         if instrument != "auto":
             check(names)
-        self._instrumented = [*names, *([THREADS] if propagate_threads else [])]
+        self._instrumented = names
+        self._propagate_threads = propagate_threads
+        self._strict = instrument != "auto"
         self._global_provider = global_provider
         self._provider = private_provider(SpanRouter(), service_name=service_name)
         self._tracer = self._provider.get_tracer("lightning_tracer_otel")
@@ -73,8 +76,8 @@ class OtelTracer(BaseTracer):
         """Set up for one more worker."""
         super().init_worker(worker_id, *args, **kwargs)
         with self._lock:
-            self._workers += 1
             self._start()
+            self._workers += 1
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Take everything back, if no other worker needs it."""
@@ -94,7 +97,13 @@ class OtelTracer(BaseTracer):
             if self._global_provider:
                 claim_global_provider(self._provider)
             self._set_up = True
-            start_instrumenting(self._instrumented, self._provider)
+            if self._propagate_threads:
+                start_propagating()
+            try:
+                start_instrumenting(self._instrumented, self._provider, strict=self._strict)
+            except BaseException:
+                self._stop()
+                raise
         # Programs may set their provider late, for instance when the module of the agent is imported.
         found = find_global_provider()
         if found is not None and found is not self._provider and found not in self._listening:
@@ -105,6 +114,8 @@ class OtelTracer(BaseTracer):
         if self._set_up:
             self._set_up = False
             stop_instrumenting(self._instrumented)
+            if self._propagate_threads:
+                stop_propagating()
         while self._listening:
             detach_router(self._listening.pop())
 
