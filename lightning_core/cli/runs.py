@@ -60,7 +60,10 @@ def list_runs(spec: str, as_json: bool) -> None:
 @_json_option
 @click.option("--rollouts", "number", default=10, show_default=True, help="How many rollouts to print.")
 def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
-    """Show one run: its result, metrics and rollouts. Without RUN_ID, the newest."""
+    """Show one run: its result, metrics and rollouts. Without RUN_ID, the newest.
+
+    Metrics that are tables or lists are left out; --json prints everything.
+    """
     found = asyncio.run(_read(spec, run_id))
     if not found:
         wanted = f"no run {run_id!r}" if run_id else "no runs"
@@ -85,11 +88,15 @@ def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
             if key != "resource_type" and value not in (None, {}):
                 click.echo(f"  {key}: {_text(value)}")
     metrics: list[dict[str, Any]] = result.get("metrics") or []
+    if metrics:
+        click.echo()
     for entry in metrics:
-        shown = {key: value for key, value in entry.items() if key != "time"}
-        if "table" in shown:
-            click.echo(f"\n{shown.pop('table')}")
-        click.echo("\nmetrics " + ", ".join(f"{key}={_text(value)}" for key, value in shown.items()))
+        plain = {key: value for key, value in entry.items() if not isinstance(value, dict | list)}
+        report = plain.pop("report", None)
+        shown = ", ".join(f"{key}={_text(value)}" for key, value in plain.items() if key != "time")
+        click.echo(f"metrics    {shown}")
+        if report:
+            click.echo(f"\n{report}")
     rows = asyncio.run(_rollouts(spec, run.run_id, number))
     if rows:
         click.echo()
@@ -134,7 +141,8 @@ async def _rollouts(spec: str, run_id: str, number: int) -> list[list[str]]:
 
 
 def _open(spec: str) -> LightningStore:
-    store = resolve("store", spec)
+    # For stores that would otherwise begin a new one.
+    store = resolve("store", spec, must_exist=True)
     if not store.capabilities.durable:
         raise click.ClickException(
             f"a store {spec!r} keeps nothing beyond its process, so there are no runs to look at; "

@@ -39,6 +39,7 @@ class SqliteConfig(BaseModel):
         gt=0,
         description="How often, in seconds, to look for changes by other processes while somebody waits.",
     )
+    must_exist: bool = Field(default=False, description="Refuse to make a new file.")
 
 
 def _make(**settings: Any) -> SqliteLightningStore:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning_core.errors import ConfigurationError
+from lightning_core.errors import ConfigurationError, StoreUnavailableError
 from lightning_core.store.base import (
     UNSET,
     EnqueueRequest,
@@ -74,6 +74,7 @@ class SqliteLightningStore(LightningStore):
         busy_timeout: How long to wait for another process's write to end, in seconds.
         poll_interval: How often to look for changes by other processes while somebody waits, in seconds. Within the
             process, waiting ends at once.
+        must_exist: Refuse to make a new file.
         clock: Tells the time, in seconds since the epoch. All processes that share a file should agree on it.
 
     Raises:
@@ -90,6 +91,7 @@ class SqliteLightningStore(LightningStore):
         synchronous: Synchronous = "full",
         busy_timeout: float = 30.0,
         poll_interval: float = 0.02,
+        must_exist: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if isinstance(path, str) and path.startswith("sqlite:"):
@@ -99,6 +101,8 @@ class SqliteLightningStore(LightningStore):
             path = settings.get("path")
         if synchronous not in ("full", "normal"):
             raise ConfigurationError(f"synchronous must be 'full' or 'normal', not {synchronous!r}")
+        if must_exist and path is not None and not Path(path).exists():
+            raise StoreUnavailableError(f"there is no store file {str(path)!r}; check the path")
         self._settings = Settings(
             temporary_path() if path is None else Path(path).absolute(),
             temporary=path is None,
