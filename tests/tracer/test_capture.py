@@ -251,18 +251,16 @@ async def test_a_span_that_ends_after_its_trace_is_stored_too(store, tracer):
     assert not processor._unfinished
 
 
-def test_a_late_span_is_stored_when_the_loop_of_its_trace_has_ended(tracer):
-    store = Store()
-
+async def test_a_late_span_is_stored_when_the_loop_of_its_trace_has_ended(store, tracer):
     async def run():
         rollout = await store.start_rollout("task")
         async with TraceContext(LightningSpanProcessor(store, **ids(rollout), tracer=tracer)):
             return rollout, tracer.start_span("late")
 
-    rollout, late = asyncio.run(run())
+    rollout, late = await asyncio.to_thread(asyncio.run, run())
     late.end()
-    assert store.written.wait(LIMIT)
-    assert asyncio.run(names(store, rollout)) == ["late"]
+    assert await asyncio.to_thread(store.written.wait, LIMIT)
+    assert await names(store, rollout) == ["late"]
 
 
 async def test_a_late_span_that_cannot_be_stored_is_an_error_in_the_log(store, tracer):
