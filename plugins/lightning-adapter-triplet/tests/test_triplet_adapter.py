@@ -453,3 +453,8 @@ def _is_below(index: int | None, other: int | None, parents: list[int | None]) -
             return True
         index = parents[index]
     return False
+
+
+def test_a_pattern_that_matches_every_span_loses_no_reward() -> None:
+    spans = make_trace([call(), reward(1), ROOT], parents=[2, 2, None])
+    assert rewards_of(TraceTripletAdapter(llm_call_match=".").adapt(spans)) == [1.0]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_core.adapter.base import TraceAdapter
-from lightning_core.emitter import is_reward_span
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import SpanLike, Triplet
 
@@ -103,13 +102,13 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
 
     def _analyse(self, source: Sequence[SpanLike]) -> _Analysis:
         tree = self.tree(source)
-        analysis = _Analysis(self, len(source), tree, agents_of(tree))
+        spans = [node for node in tree.nodes if node.is_call]
+        rewards = find_rewards(tree)
+        analysis = _Analysis(self, len(source), tree, agents_of(spans), rewards)
         excluded = analysis.excluded
-        in_reward = _within_rewards(tree) if self.exclude_llm_call_in_reward else {}
+        in_reward = _within_rewards(rewards) if self.exclude_llm_call_in_reward else {}
         found: list[tuple[TraceNode, LLMCall]] = []
-        for node in tree.nodes:
-            if not node.is_call or node.span is None:
-                continue
+        for node in spans:
             agent = analysis.agents[node]
             if node in in_reward:
                 excluded[node] = f"it was made by the reward function {in_reward[node].label}"
@@ -118,6 +117,7 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
             elif self._agent is not None and agent is not None and not self._agent.search(agent):
                 excluded[node] = f"agent_match {self.agent_match!r} does not match its agent"
             else:
+                assert node.span is not None, "a virtual root is no call"
                 call = LLMCall.from_span(node.span)
                 reason = _unusable(node, call)
                 if reason is None:
@@ -125,8 +125,7 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
                 else:
                     excluded[node] = reason
         analysis.calls = merge_duplicates(found)
-        analysis.rewards = find_rewards(tree)
-        analysis.matches = match_rewards(tree, analysis.calls, analysis.rewards, self.reward_match)
+        analysis.matches = match_rewards(tree, analysis.calls, rewards, self.reward_match)
         return analysis
 
 
@@ -138,9 +137,9 @@ class _Analysis:
     spans: int
     tree: TraceTree
     agents: Mapping[TraceNode, str | None]
+    rewards: list[FoundReward]
     excluded: dict[TraceNode, str] = field(default_factory=dict[TraceNode, str])
     calls: list[RecordedCall] = field(default_factory=list[RecordedCall])
-    rewards: list[FoundReward] = field(default_factory=list[FoundReward])
     matches: dict[RecordedCall, FoundReward] = field(default_factory=dict[RecordedCall, FoundReward])
 
     def empty_because(self) -> str | None:
@@ -223,17 +222,16 @@ def _compiled(setting: str, pattern: str | None) -> re.Pattern[str] | None:
         raise ConfigurationError(f"{setting}: {pattern!r} is no regular expression: {error}") from None
 
 
-def _within_rewards(tree: TraceTree) -> dict[TraceNode, TraceNode]:
-    """Map every node that lies in a reward span to that span."""
+def _within_rewards(rewards: Sequence[FoundReward]) -> dict[TraceNode, TraceNode]:
+    """Map every node below a reward span to that span."""
     within: dict[TraceNode, TraceNode] = {}
-    for node in tree.walk():
-        parent = node.parent
-        if parent is None:
-            continue
-        if parent in within:
-            within[node] = within[parent]
-        elif parent.span is not None and is_reward_span(parent.span):
-            within[node] = parent
+    for reward in rewards:
+        stack = list(reward.node.children)
+        while stack:
+            node = stack.pop()
+            if node not in within:
+                within[node] = reward.node
+                stack.extend(node.children)
     return within
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .messages import as_dict, parsed
-from .tree import TraceNode, TraceTree
+from .tree import TraceNode
 
 __all__ = ["agent_name", "agents_of"]
 
@@ -44,10 +44,16 @@ def agent_name(name: str, attributes: Mapping[str, Any]) -> str | None:
     return None
 
 
-def agents_of(tree: TraceTree) -> dict[TraceNode, str | None]:
-    """Return, for every node, the nearest agent that it lies in."""
+def agents_of(nodes: Iterable[TraceNode]) -> dict[TraceNode, str | None]:
+    """Return the nearest agent that each of the nodes lies in, and that of their ancestors."""
     agents: dict[TraceNode, str | None] = {}
-    for node in tree.walk():
-        own = agent_name(node.name, node.attributes) if node.attributes else None
-        agents[node] = own if own is not None else (agents[node.parent] if node.parent is not None else None)
+    for node in nodes:
+        path: list[TraceNode] = []
+        at: TraceNode | None = node
+        while at is not None and at not in agents:
+            path.append(at)
+            at = at.parent
+        agent = agents[at] if at is not None else None
+        for step in reversed(path):
+            agent = agents[step] = agent_name(step.name, step.attributes) or agent
     return agents

@@ -53,7 +53,10 @@ def parsed(value: Any) -> Any:
 
 def has_indexed(attributes: Mapping[str, Any], prefixes: tuple[str, ...]) -> bool:
     """Say whether a key starts with one of the ``prefixes``."""
-    return any(key.startswith(prefixes) for key in attributes)
+    for key in attributes:  # noqa: SIM110 - called for every span, and any() takes three times as long
+        if key.startswith(prefixes):
+            return True
+    return False
 
 
 def indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:

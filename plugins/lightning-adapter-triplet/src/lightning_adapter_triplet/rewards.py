@@ -36,7 +36,7 @@ def find_rewards(tree: TraceTree) -> list[FoundReward]:
     """Return the rewards of a trace in their order."""
     rewards: list[FoundReward] = []
     for node in tree.nodes:
-        if node.span is not None and is_reward_span(node.span):
+        if node.attributes and node.span is not None and is_reward_span(node.span):
             value = get_reward_value(node.span)
             if value is not None and not math.isfinite(value):
                 value = None
