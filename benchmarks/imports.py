@@ -22,7 +22,9 @@ CASES = {
 def process(code: str) -> tuple[float, int]:
     """CPU seconds of a process that runs ``code``, and how many modules it has loaded."""
     with subprocess.Popen(
-        [sys.executable, "-c", f"{code}\nimport sys; print(len(sys.modules))"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"{code}\nimport sys; print(len(sys.modules))"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None
         modules = int(child.stdout.read())

@@ -7,7 +7,6 @@ import statistics
 import time
 from typing import Any
 
-
 from benchmarks.measure import table
 from lightning_core.plugin import resolve
 from lightning_core.store.memory import InMemoryLightningStore

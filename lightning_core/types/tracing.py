@@ -170,7 +170,7 @@ class Span(Model):
     def from_attributes(
         cls,
         *,
-        attributes: Attributes,
+        attributes: Mapping[str, AttributeValue],
         rollout_id: str = "",
         attempt_id: str = "",
         sequence_id: int = 0,
@@ -198,7 +198,7 @@ class Span(Model):
             span_id=span_id,
             parent_id=parent_id,
             name=name or SpanNames.VIRTUAL.value,
-            attributes=attributes,
+            attributes=dict(attributes),
             start_time=now if start_time is None else start_time,
             end_time=now if end_time is None else end_time,
             context=SpanContext(trace_id=trace_id, span_id=span_id),

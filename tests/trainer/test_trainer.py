@@ -45,9 +45,7 @@ async def agent(task: float, llm: LLM) -> float:
 
 
 def trainer(**settings: Any) -> Trainer:
-    return Trainer(
-        **{"tracer": "dummy", "algorithm": "baseline", "initial_resources": RESOURCES, **settings}
-    )
+    return Trainer(**{"tracer": "dummy", "algorithm": "baseline", "initial_resources": RESOURCES, **settings})
 
 
 @pytest.mark.parametrize("n_runners", [1, 4])
@@ -310,7 +308,7 @@ class Models(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         """Quiet."""
 
 
