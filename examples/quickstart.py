@@ -15,7 +15,7 @@ sys.modules.setdefault("pycosat", types.ModuleType("pycosat"))
 import reasoning_gym  # noqa: E402
 
 SUMS: dict[str, Any] = {"operators": ["+"], "max_terms": 2, "max_digits": 2, "allow_parentheses": False}
-# A blank line ends a turn of the conversation: first the user's, then the model's, and so on.
+# A blank line ends a turn of the conversation: the user's, then the model's, and so on.
 WORKED = "Calculate 6 + 10.\n\n6 + 10 = 16\n\nCalculate 47 + 8.\n\n47 + 8 = 55\n\nCalculate 25 + 31.\n\n25 + 31 = 56"
 TEMPLATES = {
     "plain": "{question}",
@@ -42,18 +42,18 @@ async def solve(task: dict[str, str], prompt_template: PromptTemplate, llm: LLM)
 if __name__ == "__main__":
     smoke = "--smoke" in sys.argv
     sums = reasoning_gym.create_dataset("basic_arithmetic", size=300, seed=1, **SUMS)
-    tasks = list(
-        {one["question"]: {key: one[key] for key in ("question", "answer")} for one in sums}.values()
-    )
+    # Questions repeat, and those of the worked examples would give their answers away.
+    answers = {one["question"]: one["answer"] for one in sums if one["question"] not in WORKED}
+    tasks = [{"question": question, "answer": answer} for question, answer in answers.items()]
     search = {"type": "search", "templates": TEMPLATES, "temperatures": [0.0] if smoke else [0.0, 0.7]}
     trainer = Trainer(
         tracer="otel",
         store="sqlite:///quickstart.db",
         adapter="triplet",
-        algorithm={**search, "rollouts_per_candidate": 4 if smoke else 10},
+        algorithm={**search, "rollouts_per_candidate": 2 if smoke else 6},
         hooks=["progress"],
         engine="endpoint" if "OPENAI_BASE_URL" in os.environ else "llamacpp",
         n_runners=4,
     )
-    result = trainer.fit(solve, tasks[60:], val_data=tasks[: 8 if smoke else 60])
+    result = trainer.fit(solve, tasks[50:], val_data=tasks[: 4 if smoke else 50])
     print(f"\nrun {result.run_id}: lightning-core runs show --store {result.store}")
