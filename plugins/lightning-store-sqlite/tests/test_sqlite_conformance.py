@@ -1,10 +1,11 @@
-"""The SQLite store passes the conformance suite of stores."""
+"""The SQLite store passes the conformance suite of stores, and its package that of packages."""
 
 from __future__ import annotations
 
 import pytest
 from lightning_store_sqlite import SqliteLightningStore
 
+from lightning_core.testing import PluginPackageConformance
 from lightning_core.testing.store import MakeStore, Reopen, StoreConformance
 
 
@@ -23,3 +24,7 @@ class TestSqliteLightningStore(StoreConformance):
     @pytest.fixture
     def reopen(self) -> Reopen:
         return lambda store, clock: SqliteLightningStore(store.location, clock=clock)
+
+
+class TestPackage(PluginPackageConformance):
+    distribution = "lightning-store-sqlite"

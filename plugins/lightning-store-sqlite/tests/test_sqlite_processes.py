@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -116,7 +117,8 @@ async def test_processes_that_share_a_file_never_dequeue_one_rollout_twice(tmp_p
         first = await store.enqueue_rollouts([EnqueueRequest(input=number) for number in range(60)])
         second = await store.enqueue_rollouts([EnqueueRequest(input=number) for number in range(60, 120)])
         ids = [rollout.rollout_id for rollout in [*first, *second]]
-        done = await store.wait_for_rollouts(rollout_ids=ids, timeout=60)
+        async with asyncio.timeout(60):
+            done = await store.wait_for_rollouts(rollout_ids=ids)
     assert [rollout.input for rollout in done] == list(range(120))
     workers = set()
     for rollout_id in ids:
@@ -152,5 +154,34 @@ async def test_stores_on_one_file_wake_each_other(tmp_path):
             ["failed"],
             ["failed"],
         ]
+    await one.close()
+    await two.close()
+
+
+async def test_an_end_that_nobody_announced_does_not_keep_others_waiting(tmp_path, monkeypatch):
+    """One rollout ends just before the wait for it is registered, and the other one later."""
+    one = SqliteLightningStore(tmp_path / "runs.db", synchronous="normal")
+    two = SqliteLightningStore(tmp_path / "runs.db", synchronous="normal")
+    early, late = await one.enqueue_rollouts([EnqueueRequest(input=number) for number in range(2)])
+    new_waiter = one._engine.new_waiter
+    ended = threading.Event()
+
+    def new_waiter_too_late(*arguments):
+        thread = threading.Thread(
+            target=lambda: asyncio.run(two.update_rollout(early.rollout_id, status="cancelled"))
+        )
+        thread.start()
+        thread.join()
+        ended.set()
+        return new_waiter(*arguments)
+
+    monkeypatch.setattr(one._engine, "new_waiter", new_waiter_too_late)
+    waiting = asyncio.create_task(one.wait_for_rollouts(rollout_ids=[early.rollout_id, late.rollout_id]))
+    async with asyncio.timeout(20):
+        assert await asyncio.to_thread(ended.wait, 20)
+        # Long enough for the watcher to have looked.
+        await asyncio.sleep(0.1)
+        await two.update_rollout(late.rollout_id, status="cancelled")
+        assert len(await waiting) == 2
     await one.close()
     await two.close()

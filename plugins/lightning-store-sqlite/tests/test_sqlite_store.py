@@ -371,6 +371,11 @@ def steps(path: Path, stored: int, monkeypatch: pytest.MonkeyPatch) -> int:
             request = EnqueueRequest(input=1, config=config, run_id="other", mode="train")
             await store.enqueue_rollouts([request] * stored)
             await store.dequeue_rollouts(stored // 2, "other")
+        # The run itself has as many rollouts that have ended, and they wait behind the others.
+        ended = await store.enqueue_rollouts([EnqueueRequest(input=1, run_id="mine")] * stored)
+        await asyncio.gather(
+            *(store.update_rollout(rollout.rollout_id, status="cancelled") for rollout in ended)
+        )
         before = total
         for number in range(10):
             await store.enqueue_rollout(number, "val", run_id="mine", idempotency_key=str(number))

@@ -108,17 +108,21 @@ class Engine:
             StoreClosedError: If the store is closed.
             StoreUnavailableError: If the file cannot be read.
         """
-        loop = asyncio.get_running_loop()
-        done, result = await loop.run_in_executor(self._executor(), self._query, query, True)
+        done, result = await self._submit(query, True)
         if not done:
             await self._writer.write(_nothing)
-            _, result = await loop.run_in_executor(self._executor(), self._query, query, False)
+            _, result = await self._submit(query, False)
         return result  # pyright: ignore[reportReturnType] - set unless something was due
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._closed:
-            raise StoreClosedError("the store is closed; open it again")
-        return self._readers
+    def _submit(
+        self, query: Callable[[sqlite3.Connection], T], check: bool
+    ) -> asyncio.Future[tuple[bool, T | None]]:
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._readers, self._query, query, check)
+        except RuntimeError as error:
+            # An executor says no more than this when it was shut down.
+            raise StoreClosedError("the store is closed; open it again") from error
 
     def _query(self, query: Callable[[sqlite3.Connection], T], check: bool) -> tuple[bool, T | None]:
         """Run a query; with ``check``, only if no attempt must be looked at first."""

@@ -363,9 +363,9 @@ class SqliteLightningStore(LightningStore):
             try:
                 while True:
                     # Looking again after the registration: some may have ended in between.
-                    pending = await engine.read(
-                        lambda connection: queries.unfinished(connection, list(waiter.pending))
-                    )
+                    asked = engine.room.pending(waiter)
+                    pending = await engine.read(partial(queries.unfinished, rollout_ids=asked))
+                    engine.room.narrow(waiter, pending)
                     left = None if give_up is None else give_up - time.monotonic()
                     if not pending or (left is not None and left <= 0):
                         break

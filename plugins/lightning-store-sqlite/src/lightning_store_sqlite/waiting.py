@@ -79,6 +79,18 @@ class WaitingRoom:
             if not self._for_work and not self._for_end:
                 self.occupied.clear()
 
+    def pending(self, waiter: Waiter) -> list[str]:
+        """Return the rollouts whose end the waiter still waits for."""
+        with self._lock:
+            return list(waiter.pending)
+
+    def narrow(self, waiter: Waiter, pending: set[str]) -> None:
+        """Wait only for these: the others were seen to have ended, perhaps before anybody could announce it."""
+        with self._lock:
+            for rollout_id in waiter.pending - pending:
+                self._forget(rollout_id, waiter)
+            waiter.pending &= pending
+
     def _forget(self, rollout_id: str, waiter: Waiter) -> None:
         waiters = self._for_end.get(rollout_id)
         if waiters is not None:
