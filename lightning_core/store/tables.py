@@ -352,11 +352,11 @@ class Tables:
         """Record a sign of life of a worker."""
         worker = self.workers.get(worker_id)
         if worker is None:
-            worker = Worker(worker_id=worker_id)
-        changes: dict[str, Any] = {"last_heartbeat_time": now}
+            worker = self.workers[worker_id] = Worker(worker_id=worker_id)
+        # In place: a worker is seen at every dequeue, and only copies of it are handed out.
+        worker.last_heartbeat_time = now
         if stats is not None:
-            changes["heartbeat_stats"] = copy_value(stats)
-        self.workers[worker_id] = worker = worker.replace(**changes)
+            worker.heartbeat_stats = copy_value(stats)
         self.journal(worker)
 
     def describe(self, worker: Worker, now: float) -> Worker:
@@ -397,6 +397,25 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{os.urandom(8).hex()}"
 
 
+# Most rollouts have one of a few configs. Stored records are never changed, so those that are equal are kept once.
+_configs: dict[tuple[Any, ...], RolloutConfig] = {}
+
+
+def _shared(config: RolloutConfig) -> RolloutConfig:
+    key = (
+        config.timeout_seconds,
+        config.unresponsive_seconds,
+        config.max_attempts,
+        tuple(config.retry_condition),
+    )
+    known = _configs.get(key)
+    if known is None:
+        if len(_configs) >= 1_000:
+            return config.detached()
+        known = _configs[key] = config.detached()
+    return known
+
+
 def conflict(span: Span) -> SpanConflictError:
     """The error for a span whose sequence id another span has."""
     return SpanConflictError(
@@ -416,8 +435,8 @@ def new_rollout(request: EnqueueRequest, now: float) -> RolloutV2:
             "mode": request.mode,
             "resources_id": request.resources_id,
             "status": "queuing",
-            "config": request.config.replace(retry_condition=list(request.config.retry_condition)),
-            "metadata": copy_value(request.metadata),
+            "config": _shared(request.config),
+            "metadata": copy_value(request.metadata) if request.metadata else {},
             "run_id": request.run_id,
             "idempotency_key": request.idempotency_key,
         }

@@ -47,7 +47,15 @@ class Model(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a shallow copy with ``changes``, which are not validated."""
-        return self.trusted(self.__dict__ | changes, self.__pydantic_extra__)
+        values = self.__dict__.copy()
+        values.update(changes)
+        cls = self.__class__
+        model = _new(cls)
+        _set_dict(model, "__dict__", values)
+        _set_fields(model, _field_names.get(cls) or _name_fields(cls))
+        _set_extra(model, self.__pydantic_extra__)
+        _set_private(model, None)
+        return model
 
 
 def copy_value(value: Any) -> Any:

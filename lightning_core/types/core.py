@@ -87,6 +87,10 @@ class RolloutConfig(Model):
         default_factory=lambda: ["failed", "timeout", "unresponsive"]
     )
 
+    def detached(self) -> RolloutConfig:
+        """Return a copy that shares no mutable part with this config."""
+        return self.replace(retry_condition=self.retry_condition.copy())
+
 
 class Attempt(Model):
     """One try at a rollout.
@@ -106,7 +110,7 @@ class Attempt(Model):
 
     def detached(self) -> Attempt:
         """Return a copy that shares no mutable part with this attempt."""
-        return self.replace(metadata=copy_value(self.metadata))
+        return self.replace(metadata=copy_value(self.metadata) if self.metadata else {})
 
 
 class RolloutV2(Model):
@@ -134,12 +138,12 @@ class RolloutV2(Model):
         return self.status in FINAL_ROLLOUT_STATUSES
 
     def _detached_values(self) -> dict[str, Any]:
-        config = self.config
-        return self.__dict__ | {
-            "input": copy_value(self.input),
-            "metadata": copy_value(self.metadata),
-            "config": config.replace(retry_condition=list(config.retry_condition)),
-        }
+        values = self.__dict__.copy()
+        values["input"] = copy_value(values["input"])
+        values["config"] = values["config"].detached()
+        metadata = values["metadata"]
+        values["metadata"] = copy_value(metadata) if metadata else {}
+        return values
 
     def detached(self) -> RolloutV2:
         """Return a copy that shares no mutable part with this rollout."""
@@ -152,7 +156,9 @@ class RolloutV2(Model):
             ValueError: If the attempt belongs to another rollout.
         """
         _check_own(self, attempt)
-        return AttemptedRollout.trusted(self._detached_values() | {"attempt": attempt.detached()})
+        values = self._detached_values()
+        values["attempt"] = attempt.detached()
+        return AttemptedRollout.trusted(values)
 
 
 class AttemptedRollout(RolloutV2):
