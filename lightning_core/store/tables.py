@@ -24,6 +24,7 @@ from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     ResourcesUpdate,
+    RolloutConfig,
     RolloutStatus,
     RolloutV2,
     Run,

@@ -362,11 +362,13 @@ def test_token_ids_that_were_dropped_on_the_way_are_missing_and_not_short(answer
     assert "3 response tokens" in call.response.token_ids.missing
 
 
-def test_the_token_that_ends_the_sequence_may_have_no_logprob() -> None:
+def test_log_probabilities_that_merge_tokens_give_no_ids() -> None:
+    """llama.cpp gives the pieces of one character as one entry, with the last id only."""
     answer = {"choices": [choice(logprobs={"content": [{"id": 3}]})], "usage": {"completion_tokens": 2}}
     call = LLMCall.from_attributes(openinference(answer))
     assert call.response is not None
-    assert call.response.token_ids.ids == [3]
+    assert call.response.token_ids.ids is None
+    assert "2 response tokens" in str(call.response.token_ids.missing)
 
 
 def test_logprobs_are_those_of_the_engine() -> None:

@@ -88,8 +88,9 @@ def response_token_ids(
 
     They are taken from the choice's ``token_ids`` (vLLM, also through LiteLLM), from ids that come with the
     log-probabilities (llama.cpp; vLLM's ``return_tokens_as_token_ids``), or from the span's own attributes. Ids that
-    were pieced together, of a stream or of log-probabilities, must not be fewer than the tokens that the engine counted
-    (one may be left out, the end of the sequence): else some were dropped on the way, and all count as missing.
+    were pieced together, of a stream or of log-probabilities, must be as many as the tokens that the engine counted:
+    else some were dropped on the way, or several were merged into one entry, as llama.cpp does with the pieces of a
+    character, and all count as missing.
 
     Args:
         attributes: The span's attributes.
@@ -109,7 +110,7 @@ def response_token_ids(
         ids = _ids(holder.get("token_ids")) if name != "logprobs" else _ids(_ids_of_logprobs(holder))
         if ids is None:
             continue
-        if pieced and output_tokens is not None and len(ids) < output_tokens - 1:
+        if pieced and output_tokens is not None and len(ids) != output_tokens:
             short = f"the engine counted {output_tokens} response tokens, but {name} holds {len(ids)} ids"
             continue
         return TokenIds(ids, f"{name} of the raw answer's choice")
