@@ -122,7 +122,8 @@ def pythons(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types with pyright in strict mode."""
     install(session, *everything(), *group(CORE, "quickstart"), *group(CORE, "types"))
-    session.run("pyright", *session.posargs)
+    # Left to itself it may look for packages in another interpreter than the session's.
+    session.run("pyright", "--pythonpath", str(Path(session.bin, "python")), *session.posargs)
 
 
 @nox.session
@@ -139,7 +140,7 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, *everything(), *group(CORE, "docs"))
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
 @nox.session
