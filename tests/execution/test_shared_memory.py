@@ -61,6 +61,22 @@ def test_a_runner_that_fails_ends_the_run_with_its_error():
         SharedMemoryExecutionStrategy(2).execute(algorithm, runner, InMemoryLightningStore())
 
 
+@pytest.mark.parametrize("who", ["algorithm", "runner"])
+def test_a_cancellation_that_nobody_asked_for_is_an_error(who: str):
+    async def algorithm(store: Any, event: Any) -> None:
+        if who == "algorithm":
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    async def runner(store: Any, number: int, event: Any) -> None:
+        if who == "runner":
+            raise asyncio.CancelledError
+        await until(event)
+
+    with pytest.raises(ExecutionError, match=who):
+        SharedMemoryExecutionStrategy(1).execute(algorithm, runner, InMemoryLightningStore())
+
+
 def test_an_algorithm_that_waits_for_runners_that_are_done_is_ended():
     async def algorithm(store: Any, event: Any) -> None:
         await asyncio.Event().wait()
@@ -118,8 +134,8 @@ from lightning_core import Trainer, rollout, LLM
 
 @rollout
 async def agent(task, llm):
-    import asyncio
-    print("begun", flush=True)
+    import asyncio, os
+    os.write(1, b"begun\\n")  # print writes the line and its end one after the other
     await asyncio.Event().wait()
 
 trainer = Trainer(
@@ -133,13 +149,16 @@ trainer.fit(agent, [1, 2, 3])
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT as a terminal does")
 def test_ctrl_c_ends_the_process_with_130_and_no_traceback():
     """Trap 30."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "interrupted" in errors
