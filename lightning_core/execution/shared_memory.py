@@ -31,12 +31,17 @@ class _Worker(threading.Thread):
         self._task: asyncio.Task[None] | None = None
         self.error: BaseException | None = None
         self.finished = False
+        self.cancelled = False
 
     def run(self) -> None:
         try:
             asyncio.run(self._main())
-        except asyncio.CancelledError:
-            logger.debug("%s was cancelled", self.name)
+        except asyncio.CancelledError as error:
+            if self.cancelled:
+                logger.debug("%s was cancelled", self.name)
+            else:
+                # Its own doing: it awaited something that was cancelled, and did not come to its end.
+                self.error = error
         except BaseException as error:
             self.error = error
         finally:
@@ -51,6 +56,7 @@ class _Worker(threading.Thread):
         await self._work()
 
     def cancel(self) -> None:
+        self.cancelled = True
         self._ready.wait()
         if self._loop is not None and self._task is not None:
             with suppress(RuntimeError):  # it has just ended
@@ -107,6 +113,10 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
                 worker.cancel()
         if interrupt is not None:
             raise interrupt
+        if isinstance(main.error, asyncio.CancelledError):
+            raise ExecutionError(
+                "the algorithm awaited something that was cancelled, and ended"
+            ) from main.error
         if main.error is not None:
             raise main.error
         for worker in runners:

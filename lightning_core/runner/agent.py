@@ -20,7 +20,6 @@ from lightning_core.errors import (
     LightningError,
     NoResourcesError,
     RolloutTimeoutError,
-    StoreError,
     TraceError,
     VetoRollout,
 )
@@ -208,7 +207,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 if free <= 0:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                rollouts = await self._take(free, running, stop)
+                rollouts = await self._take(free, stop)
                 begun += len(rollouts)
                 for rollout in rollouts:
                     task = asyncio.create_task(self._run_quietly(rollout, beats))
@@ -226,10 +225,8 @@ class AgentRunnerV2(BaseRunner[T_task]):
             if stop is not None:
                 stop.cancel()
 
-    async def _take(
-        self, limit: int, running: set[asyncio.Task[None]], stop: asyncio.Task[None] | None
-    ) -> list[AttemptedRollout]:
-        """Dequeue, waiting for work, for the end of a running rollout, or for the stop."""
+    async def _take(self, limit: int, stop: asyncio.Task[None] | None) -> list[AttemptedRollout]:
+        """Dequeue, waiting for work or for the stop."""
         store = self.get_store()
         worker_id = self.get_worker_id()
         try:
@@ -243,18 +240,36 @@ class AgentRunnerV2(BaseRunner[T_task]):
         waiting = asyncio.create_task(
             store.dequeue_rollouts(limit, worker_id, self.poll_interval, run_id=self._run_id)
         )
-        others = {*running, *([stop] if stop is not None else [])}
         try:
-            await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
+            # Not cancelled when a rollout ends meanwhile: a store may have begun to hand out work.
+            await asyncio.wait(
+                {waiting, stop} if stop is not None else {waiting}, return_when="FIRST_COMPLETED"
+            )
             if not waiting.done():
                 waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            try:
-                return await waiting
-            except Exception:
-                logger.exception("%s cannot get work from the store; trying again", worker_id)
+                await asyncio.wait({waiting})
+        except asyncio.CancelledError:
+            await self._give_up(waiting)
+            raise
+        if waiting.cancelled():
+            return []
+        try:
+            return waiting.result()
+        except Exception:
+            logger.exception("%s cannot get work from the store; trying again", worker_id)
         return []
+
+    async def _give_up(self, waiting: asyncio.Task[list[AttemptedRollout]]) -> None:
+        """End the rollouts that were handed out just when this runner was cancelled."""
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        if waiting.cancelled() or waiting.exception() is not None:
+            return
+        metadata = {"reason": "cancelled", "error": "cancelled before it began"}
+        for rollout in waiting.result():
+            await self.get_store().update_attempt(
+                rollout.rollout_id, rollout.attempt.attempt_id, status="cancelled", metadata=metadata
+            )
 
     async def step(
         self,
@@ -304,7 +319,6 @@ class AgentRunnerV2(BaseRunner[T_task]):
 
     async def _run(self, rollout: AttemptedRollout, beats: Heartbeat) -> _Ending:
         """Run one rollout from its resources to the report. Cancelled, it still reports, then ends cancelled."""
-        store = self.get_store()
         agent = self.get_agent()
         # The context of this task is this rollout's alone; the agent finds its runner through it.
         agent.set_runner(self)
@@ -325,6 +339,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
             ending = _Ending.failed("no_resources", error)
         except Exception as error:
             ending = _Ending.failed("infrastructure", error)
+        # A second cancellation, while hooks are told of the end, must not hide the end from the store.
         if started:
             # Hooks see how the attempt ended, though that is reported only after them.
             metadata = {**rollout.attempt.metadata, **ending.metadata}
@@ -333,11 +348,30 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 await self._end_hooks({**keywords, "rollout": ended})
         # From here on, an attempt that is not live any more is one that this report has ended.
         beats.forget(rollout)
-        await store.update_attempt(name, attempt_id, status=ending.status, metadata=ending.metadata)
+        await self._report(name, attempt_id, ending)
         task = asyncio.current_task()
         if isinstance(ending.error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise ending.error
         return ending
+
+    async def _report(self, rollout_id: str, attempt_id: str, ending: _Ending) -> None:
+        store = self.get_store()
+        try:
+            try:
+                await store.update_attempt(
+                    rollout_id, attempt_id, status=ending.status, metadata=ending.metadata
+                )
+            except asyncio.CancelledError:
+                # It may not have arrived. Reporting the same end again changes nothing.
+                await store.update_attempt(
+                    rollout_id, attempt_id, status=ending.status, metadata=ending.metadata
+                )
+                raise
+        except Exception as error:
+            # Or nobody would ever learn what the agent's own error was.
+            if ending.error is not None:
+                error.add_note(f"the attempt had ended {ending.status}: {ending.metadata.get('error')}")
+            raise
 
     async def _resources(self, rollout: AttemptedRollout) -> NamedResources:
         store = self.get_store()
@@ -401,8 +435,12 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 return _Ending.failed("agent_error", error)
             if spans:
                 await store.add_spans(spans)
-        if failure is not None and ending.error is None:
-            return _Ending.failed("infrastructure", failure)
+        if failure is not None:
+            if ending.error is None:
+                return _Ending.failed("infrastructure", failure)
+            # The agent's error is the reason of the end; the loss of its spans must be seen all the same.
+            logger.error("%s", failure)
+            ending.metadata["lost_spans"] = str(failure)
         return ending
 
     async def _call(
@@ -431,7 +469,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         if calls:
             try:
                 spans = await self.get_store().query_spans(name, attempt_id)
-            except StoreError:
+            except Exception:
                 logger.exception("the spans of rollout %s cannot be read for its hooks", name)
                 spans = []
             await dispatch("on_rollout_end", calls, name, **keywords, spans=spans)
@@ -448,7 +486,8 @@ def _agent_ending(error: BaseException) -> _Ending:
         return _Ending.failed("timeout", error, "timeout")
     if isinstance(error, NoResourcesError):
         return _Ending.failed("no_resources", error)
-    if isinstance(error, Exception):
+    if isinstance(error, Exception | SystemExit):
+        # An agent that calls sys.exit() ends its rollout, not the worker.
         return _Ending.failed("agent_error", error)
     raise error
 

@@ -32,12 +32,20 @@ class Heartbeat:
     def watch(self, rollout: AttemptedRollout, task: asyncio.Task[Any]) -> None:
         """Renew this rollout's lease from now on."""
         lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
-        self._active[rollout.rollout_id, rollout.attempt.attempt_id] = task
+        key = rollout.rollout_id, rollout.attempt.attempt_id
+        self._active[key] = task
+        # However it ends: a lease that was renewed for ever would never expire.
+        task.add_done_callback(lambda _: self._active.pop(key, None))
         if self._beating is None or lease / 3 < self._interval:
             self._interval = min(self._interval, lease / 3)
             if self._beating is not None:
                 self._beating.cancel()
             self._beating = asyncio.run_coroutine_threadsafe(self._beat(self._interval), bridge_loop())
+
+    @property
+    def watched(self) -> list[tuple[str, str]]:
+        """Rollout and attempt ids of the leases that are renewed."""
+        return list(self._active)
 
     def forget(self, rollout: AttemptedRollout) -> None:
         """Let this rollout's lease be."""
@@ -62,12 +70,18 @@ class Heartbeat:
             except Exception:
                 logger.exception("%s: the heartbeat did not reach the store", worker_id)
                 continue
-            for (rollout_id, attempt_id), task in active.items():
-                if attempt_id in lost and not task.done():
-                    logger.warning(
-                        "rollout %s was cancelled or given to another worker; dropping attempt %s",
-                        rollout_id,
-                        attempt_id,
-                    )
+            for key in active:
+                if key[1] in lost:
                     with suppress(RuntimeError):
-                        self._loop.call_soon_threadsafe(task.cancel)
+                        self._loop.call_soon_threadsafe(self._drop, *key)
+
+    def _drop(self, rollout_id: str, attempt_id: str) -> None:
+        """Cancel a task whose attempt is not live any more, unless it has reported the end itself meanwhile."""
+        task = self._active.get((rollout_id, attempt_id))
+        if task is not None and not task.done():
+            logger.warning(
+                "rollout %s was cancelled or given to another worker; dropping attempt %s",
+                rollout_id,
+                attempt_id,
+            )
+            task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +18,15 @@ logger = logging.getLogger(__name__)
 async def dispatch(event: str, calls: Sequence[HookCall], rollout_id: str, **keywords: Any) -> None:
     """Await the hooks of an event one after another.
 
-    A hook that fails is logged, and the next one is awaited. Cancellation passes through.
+    A hook that fails is logged, and the next one is awaited. Cancellation passes through, at the ``..._end`` events
+    once all hooks were told of the end.
 
     Raises:
         VetoRollout: From ``on_rollout_start``, after all hooks have been awaited, so that each sees a start before
             its end.
     """
     veto: VetoRollout | None = None
+    cancelled: asyncio.CancelledError | None = None
     for hook, call in calls:
         try:
             await call(**keywords)
@@ -37,7 +40,13 @@ async def dispatch(event: str, calls: Sequence[HookCall], rollout_id: str, **key
                 )
             elif veto is None:
                 veto = VetoRollout(f"{type(hook).__name__}: {error}")
+        except asyncio.CancelledError as error:
+            if not event.endswith("_end"):
+                raise
+            cancelled = error
         except Exception:
             logger.exception("hook %s failed in %s of rollout %s", type(hook).__name__, event, rollout_id)
+    if cancelled is not None:
+        raise cancelled
     if veto is not None:
         raise veto

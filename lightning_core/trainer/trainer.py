@@ -294,11 +294,18 @@ class Trainer(ParallelWorkerBase):
             error = f"{type(failure).__name__}: {failure}"
             raise
         finally:
-            result = self._finish(run, algorithm, status, error)
-            if self.engine is not None:
-                self.engine.stop()
-            for hook in self.hooks:
-                hook.teardown()
+            try:
+                result = self._finish(run, algorithm, status, error)
+            except Exception:
+                if status != "failed":
+                    raise
+                # The error that ended the run is the one to raise.
+                logger.exception("the end of run %s could not be stored", run.run_id)
+            finally:
+                if self.engine is not None:
+                    self.engine.stop()
+                for hook in self.hooks:
+                    hook.teardown()
         if status == "cancelled":
             logger.warning("interrupted; run %s is stored in %s", run.run_id, result.store)
             # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
@@ -358,9 +365,12 @@ class _AlgorithmBundle:
         if self._algorithm.is_async():
             running = self._algorithm.run(*self._datasets)
         else:
-            import asyncio
+            from lightning_core.runner.threads import AgentThreads
 
-            running = await asyncio.to_thread(self._algorithm.run, *self._datasets)
+            # Not asyncio.to_thread: an algorithm that is stuck would keep the process from ending on Ctrl+C.
+            threads = AgentThreads()
+            running = await threads.run(lambda: self._algorithm.run(*self._datasets))
+            threads.close()
         if inspect.isawaitable(running):
             await running
 

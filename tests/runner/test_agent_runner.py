@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from typing import Any
@@ -20,6 +21,7 @@ from lightning_core.errors import (
     VetoRollout,
 )
 from lightning_core.execution.event import StopEvent
+from lightning_core.runner.heartbeat import Heartbeat
 from lightning_core.tracer import DummyTracer
 from lightning_core.types import LLM, RolloutConfig, Span, SpanNames
 
@@ -572,6 +574,182 @@ async def test_spans_that_cannot_be_stored_fail_the_rollout():
     assert done.status == "failed"
     assert attempt.metadata["reason"] == "infrastructure"
     assert "no space left" in attempt.metadata["error"]
+
+
+async def test_when_agent_and_store_both_fail_the_loss_is_seen(caplog: pytest.LogCaptureFixture):
+    class Full(InMemoryLightningStore):
+        async def add_spans(self, spans: Any) -> int:
+            raise StoreUnavailableError("no space left")
+
+    store = Full()
+    await store.add_resources(RESOURCES)
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> None:
+        raise KeyError("agent trouble")
+
+    _, attempt = await run_one(store, agent)
+    assert (attempt.status, attempt.metadata["reason"]) == ("failed", "agent_error")
+    assert "no space left" in attempt.metadata["lost_spans"]
+    assert any(each.levelname == "ERROR" and "no space left" in each.getMessage() for each in caplog.records)
+
+
+async def test_when_the_report_fails_the_agents_error_is_still_seen(caplog: pytest.LogCaptureFixture):
+    class Unreachable(InMemoryLightningStore):
+        async def update_attempt(self, *args: Any, **keywords: Any) -> Any:
+            raise StoreUnavailableError("the store is away")
+
+    store = Unreachable()
+    await store.add_resources(RESOURCES)
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> None:
+        raise KeyError("agent trouble")
+
+    await run_one(store, agent)
+    assert "the store is away" in caplog.text
+    assert "agent trouble" in caplog.text
+
+
+async def test_a_cancellation_during_the_report_does_not_lose_it():
+    reporting = asyncio.Event()
+
+    class Slow(InMemoryLightningStore):
+        async def update_attempt(self, *args: Any, **keywords: Any) -> Any:
+            if not reporting.is_set():
+                reporting.set()
+                await asyncio.Event().wait()
+            return await super().update_attempt(*args, **keywords)
+
+    store = Slow()
+    await store.add_resources(RESOURCES)
+    enqueued = await store.enqueue_rollout("task")
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        return 1.0
+
+    with runner().run_context(agent=agent, store=store) as worker:
+        running = asyncio.create_task(worker.iter())
+        await asyncio.wait_for(reporting.wait(), 10)
+        running.cancel()
+        await asyncio.wait({running}, timeout=10)
+    done = await store.get_rollout_by_id(enqueued.rollout_id)
+    assert done is not None
+    assert done.status == "succeeded"
+
+
+async def test_work_that_is_handed_out_just_when_the_runner_is_cancelled_is_ended(
+    store: InMemoryLightningStore,
+):
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        return 1.0
+
+    class Late(InMemoryLightningStore):
+        async def dequeue_rollouts(self, limit: int = 1, *args: Any, **keywords: Any) -> Any:
+            if not args[1:]:
+                return []
+            with contextlib.suppress(asyncio.CancelledError):
+                waiting.set()
+                await asyncio.Event().wait()
+            # The answer was on its way already.
+            return await super().dequeue_rollouts(limit, args[0])
+
+    waiting = asyncio.Event()
+    late = Late()
+    await late.add_resources(RESOURCES)
+    enqueued = await late.enqueue_rollout("task")
+    with runner().run_context(agent=agent, store=late) as worker:
+        running = asyncio.create_task(worker.iter())
+        await asyncio.wait_for(waiting.wait(), 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, 10)
+    done = await late.get_rollout_by_id(enqueued.rollout_id)
+    assert done is not None
+    assert done.status == "cancelled"
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_an_agent_that_exits_fails_its_rollout_and_not_the_runner(
+    store: InMemoryLightningStore, sync: bool
+):
+    if sync:
+
+        @rollout
+        def agent(task: str, llm: LLM) -> float:
+            raise SystemExit(2)
+
+    else:
+
+        @rollout
+        async def agent(task: str, llm: LLM) -> float:
+            raise SystemExit(2)
+
+    hook = Recorder()
+    done, attempt = await run_one(store, agent, hooks=[hook])
+    assert (done.status, attempt.metadata["error"]) == ("failed", "SystemExit: 2")
+    assert hook.events == ALL
+
+
+async def test_a_cancellation_during_a_hooks_end_still_reaches_the_other_hooks(store: InMemoryLightningStore):
+    ending = asyncio.Event()
+
+    class Slow(Hook):
+        async def on_rollout_end(self, **keywords: Any) -> None:
+            ending.set()
+            await asyncio.Event().wait()
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        return 1.0
+
+    recorder = Recorder()
+    enqueued = await store.enqueue_rollout("task")
+    with runner().run_context(agent=agent, store=store, hooks=[Slow(), recorder]) as worker:
+        running = asyncio.create_task(worker.iter())
+        await asyncio.wait_for(ending.wait(), 10)
+        running.cancel()
+        await asyncio.wait({running}, timeout=10)
+    assert recorder.events == ALL
+    done = await store.get_rollout_by_id(enqueued.rollout_id)
+    assert done is not None
+    assert done.status == "succeeded"
+
+
+async def test_spans_that_cannot_be_read_for_hooks_stop_neither_them_nor_the_report(caplog: Any):
+    class Unreadable(InMemoryLightningStore):
+        async def query_spans(self, *args: Any, **keywords: Any) -> Any:
+            raise OSError("connection reset")
+
+    store = Unreadable()
+    await store.add_resources(RESOURCES)
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        return 1.0
+
+    hook = Recorder()
+    done, _ = await run_one(store, agent, hooks=[hook])
+    assert done.status == "succeeded"
+    assert hook.events == ALL
+    assert "connection reset" in caplog.text
+
+
+async def test_a_task_that_has_ended_has_no_heartbeat_and_is_not_cancelled(store: InMemoryLightningStore):
+    """Trap 3: a lease that is renewed for ever never expires."""
+    taken = await store.start_rollout("task")
+    beats = Heartbeat(store, "w", 60.0)
+    released = asyncio.Event()
+    task = asyncio.create_task(released.wait())
+    beats.watch(taken, task)
+    assert beats.watched == [(taken.rollout_id, taken.attempt.attempt_id)]
+    released.set()
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+    assert beats.watched == []
+    beats.stop()
 
 
 async def test_two_runner_contexts_one_after_the_other_both_store_spans(store: InMemoryLightningStore):

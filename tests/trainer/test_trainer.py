@@ -24,6 +24,7 @@ from lightning_core import (
     rollout,
 )
 from lightning_core.bridge import run_sync
+from lightning_core.engine import BaseEngine
 from lightning_core.errors import (
     ConfigurationError,
     DatasetError,
@@ -245,6 +246,57 @@ def test_an_algorithm_error_is_raised_and_kept_with_the_run():
         train.fit(agent, [1.0])
     (run,) = run_sync(train.store.query_runs())
     assert (run.status, run.error) == ("failed", "ZeroDivisionError: learning rate")
+
+
+def test_a_stuck_sync_algorithm_does_not_keep_a_failed_run_from_ending(caplog: pytest.LogCaptureFixture):
+    class Failing(DummyTracer):
+        def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+            raise RuntimeError("no port for the tracer")
+
+    released = threading.Event()
+
+    @algo
+    def stuck() -> None:
+        released.wait()
+
+    strategy = {"type": "shared-memory", "graceful_seconds": 0.5, "cancel_seconds": 5.0}
+    try:
+        with pytest.raises(RuntimeError, match="no port"):
+            trainer(algorithm=stuck, tracer=Failing(), strategy=strategy).fit(agent, [1.0])
+        assert "left behind" not in caplog.text
+    finally:
+        released.set()
+
+
+def test_a_store_that_fails_at_the_end_hides_no_error_and_leaves_no_engine_running(
+    caplog: pytest.LogCaptureFixture,
+):
+    class Full(InMemoryLightningStore):
+        async def statistics(self, **keywords: Any) -> Any:
+            raise OSError("no space left")
+
+    class Served(BaseEngine):
+        stopped = False
+
+        def start(self) -> LLM:
+            return LLM(endpoint="http://localhost/v1", model="m")
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    @algo
+    async def broken() -> None:
+        raise ZeroDivisionError("learning rate")
+
+    engine = Served()
+    with pytest.raises(ZeroDivisionError):
+        trainer(algorithm=broken, store=Full(), engine=engine).fit(agent, [1.0])
+    assert engine.stopped
+    assert "no space left" in caplog.text
+    engine.stopped = False
+    with pytest.raises(OSError, match="no space left"):
+        trainer(store=Full(), engine=engine).fit(agent, [1.0])
+    assert engine.stopped
 
 
 # Deprecated and dry runs
