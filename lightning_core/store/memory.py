@@ -483,6 +483,7 @@ class InMemoryLightningStore(LightningStore):
                         waiter = Waiter(
                             {name for name in rollout_ids if not self._tables.entry(name).rollout.is_final}
                         )
+                        self._tables.waiting.add(waiter)
                         for name in waiter.pending:
                             self._tables.end_waiters.setdefault(name, []).append(waiter)
                     left = None if give_up is None else give_up - time.monotonic()

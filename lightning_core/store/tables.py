@@ -110,6 +110,9 @@ class Waiter:
     async def wait(self, seconds: float | None) -> bool:
         """Wait to be woken, at most so long; whether it was."""
         done, _ = await asyncio.wait([self._future], timeout=seconds)
+        if done:
+            # Ready to wait again.
+            self._future = self._loop.create_future()
         return bool(done)
 
 
@@ -151,6 +154,7 @@ class Tables:
         self.span_count = 0
         self.work_waiters: dict[Waiter, str | None] = {}
         self.end_waiters: dict[str, list[Waiter]] = {}
+        self.waiting: set[Waiter] = set()
 
     def restore(self, records: Iterable[Record]) -> None:
         """Load records into empty tables; of several records of one thing the last one counts."""
@@ -201,7 +205,12 @@ class Tables:
     def watch(self, rollout: RolloutV2, attempt: Attempt) -> None:
         """Have a live attempt looked at when it is due."""
         due, _ = lifecycle.deadline(rollout.config, attempt)
-        heapq.heappush(self.due, (due, next(self.ties), rollout.rollout_id, attempt.attempt_id))
+        entry = (due, next(self.ties), rollout.rollout_id, attempt.attempt_id)
+        heapq.heappush(self.due, entry)
+        if self.due[0] is entry:
+            # Those who wait already know of nothing that is due so soon, and may be the only ones to look.
+            for waiter in (*self.waiting, *self.work_waiters):
+                waiter.wake()
 
     def entry(self, rollout_id: str) -> RolloutEntry:
         """Return a rollout's entry, or raise ``UnknownRolloutError``."""
@@ -385,6 +394,7 @@ class Tables:
 
     def stop_waiting(self, waiter: Waiter) -> None:
         """Forget somebody who waited for rollouts to end."""
+        self.waiting.discard(waiter)
         for name in waiter.pending:
             waiters = self.end_waiters.get(name)
             if waiters is not None:

@@ -85,6 +85,19 @@ class WaitingTests:
         assert time.monotonic() - started < PATIENCE / 2
         await store.close()
 
+    async def test_a_lease_that_begins_while_one_waits_ends_waiting_too(
+        self, make_store: Callable[[Clock], LightningStore]
+    ) -> None:
+        """Trap 3: the worker that took the work dies, and nobody but the one who waits is left."""
+        store = make_store(time.time)
+        rollout = await store.enqueue_rollout(1, config=RolloutConfig(unresponsive_seconds=0.1))
+        waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[rollout.rollout_id]))
+        await _begin(waiting)
+        await store.dequeue_rollout("w")
+        async with asyncio.timeout(PATIENCE):
+            assert [found.status for found in await waiting] == ["failed"]
+        await store.close()
+
     async def test_an_idle_worker_wakes_when_work_arrives(self, store: LightningStore) -> None:
         """An enqueue, a retry and a rollout sent back all wake; ``wait`` is only an upper bound."""
         async with asyncio.timeout(PATIENCE):
