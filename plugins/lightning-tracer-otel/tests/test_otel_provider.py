@@ -114,6 +114,23 @@ def test_the_last_worker_takes_the_router_away(set_global):
     assert names(exporter.get_finished_spans()) == ["still exported"]
 
 
+def test_a_runner_that_ends_first_takes_nothing_from_the_others(set_global):
+    """Each runner sets the tracer that they share up, and tears it down."""
+    provider, _ = make_provider()
+    set_global(provider)
+    before = processors(provider)
+    shared = make_tracer()
+    for number in range(2):
+        shared.init()
+        shared.init_worker(number)
+    shared.teardown_worker(0)
+    shared.teardown()
+    assert len(processors(provider)) == len(before) + 1
+    shared.teardown_worker(1)
+    shared.teardown()
+    assert processors(provider) == before
+
+
 def test_the_processors_change_only_under_the_lock_of_the_sdk(set_global):
     class Watched(SynchronousMultiSpanProcessor):
         """The SDK adds under its lock too: what is added while the router goes must not be lost."""

@@ -67,10 +67,17 @@ class OtelTracer(BaseTracer):
         self._provider = private_provider(SpanRouter(), service_name=service_name)
         self._tracer = self._provider.get_tracer("lightning_tracer_otel")
         self._lock = threading.RLock()
+        self._users = 0
         self._workers = 0
         self._set_up = False
         self._listening: list[TracerProvider] = []
         self._latest: LightningSpanProcessor | None = None
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Count one more that will call :meth:`teardown`, such as each of several runners."""
+        super().init(*args, **kwargs)
+        with self._lock:
+            self._users += 1
 
     def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Set up for one more worker."""
@@ -87,10 +94,12 @@ class OtelTracer(BaseTracer):
                 self._stop()
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Take everything back, whoever needs it."""
+        """Take everything back, whichever worker needs it, unless others that called :meth:`init` still use it."""
         with self._lock:
-            self._workers = 0
-            self._stop()
+            self._users = max(0, self._users - 1)
+            if self._users == 0:
+                self._workers = 0
+                self._stop()
 
     def _start(self) -> None:
         if not self._set_up:
