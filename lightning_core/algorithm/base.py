@@ -9,8 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
 from lightning_core.adapter.base import TraceAdapter
-from lightning_core.errors import ConfigurationError
+from lightning_core.errors import ConfigurationError, UnserializableValueError
 from lightning_core.store.base import LightningStore
 from lightning_core.types import Dataset, NamedResources
 
@@ -118,11 +120,16 @@ class BaseAlgorithm(ABC):
     def log_metrics(self, **metrics: Any) -> None:
         """Add one entry, with the time in seconds since the epoch, to the metrics history.
 
-        Values must be such as JSON holds.
+        Values must be such as JSON holds; numpy scalars and the like become plain numbers.
+
+        Raises:
+            UnserializableValueError: If a value is something else. This is a ``TypeError``.
         """
+        # Checked here, where it can be put right: at the end of the run it would cost the whole result.
+        plain = {name: _plain(name, value) for name, value in metrics.items()}
         if self._metrics is None:
             self._metrics = []
-        self._metrics.append({"time": time.time(), **metrics})
+        self._metrics.append({"time": time.time(), **plain})
 
     @property
     def metrics_history(self) -> list[dict[str, Any]]:
@@ -137,3 +144,20 @@ class BaseAlgorithm(ABC):
 
 class FastAlgorithm(BaseAlgorithm, ABC):
     """An algorithm that is quick and needs no special hardware, such as ``Trainer.dev`` asks for."""
+
+
+def _plain(name: str, value: Any) -> Any:
+    try:
+        return to_jsonable_python(value, fallback=_number)
+    except (PydanticSerializationError, TypeError, ValueError) as error:
+        raise UnserializableValueError(
+            f"metric {name!r} is of type {type(value).__name__}, which JSON cannot hold: {error}"
+        ) from error
+
+
+def _number(value: Any) -> Any:
+    """Numpy scalars and tensors of one number, known by what they can do."""
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", None) == 0:
+        return item()
+    raise TypeError(f"a {type(value).__name__} is no number, text, list or dict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import time
 import warnings
@@ -340,7 +341,8 @@ class Trainer(ParallelWorkerBase):
                 end_time=time.time(),
                 settings=self._settings,
             )
-            stored = result.without_keys().model_dump(mode="json")
+            # Through text, in which NaN and infinity are null: a loss that has diverged must not cost the result.
+            stored = json.loads(result.without_keys().model_dump_json())
             await self.store.save_run(
                 run.model_copy(
                     update={"status": status, "end_time": result.end_time, "result": stored, "error": error}

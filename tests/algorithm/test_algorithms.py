@@ -10,7 +10,7 @@ import pytest
 from lightning_core import LLM, Trainer, algo, rollout
 from lightning_core.algorithm import Baseline, MockAlgorithm
 from lightning_core.bridge import run_sync
-from lightning_core.errors import ConfigurationError
+from lightning_core.errors import ConfigurationError, UnserializableValueError
 
 RESOURCES = {"llm": LLM(endpoint="http://localhost/v1", model="m")}
 
@@ -96,6 +96,36 @@ def test_algo_gets_what_it_asks_for_and_returns_the_best_resources(sync: bool):
     assert seen["statuses"] == ["succeeded"] * 2
     assert result.best_resources == RESOURCES
     assert result.metrics[0]["loss"] == 0.1
+
+
+class Scalar:
+    """What numpy's scalars and tensors without dimensions have in common."""
+
+    ndim = 0
+
+    def item(self) -> float:
+        return 2.5
+
+
+def test_metrics_that_cannot_be_kept_are_refused_when_they_are_logged():
+    """At the end of the run they would cost the whole result."""
+
+    @algo
+    async def learn(*, algorithm: Any) -> None:
+        with pytest.raises(UnserializableValueError, match="'model' is of type object"):
+            algorithm.log_metrics(model=object())
+        algorithm.log_metrics(loss=Scalar(), diverged=float("nan"))
+
+    @rollout
+    async def agent(task: float, llm: LLM) -> float:
+        return task
+
+    train = trainer(algorithm=learn)
+    (entry,) = train.fit(agent, [1.0]).metrics
+    assert entry["loss"] == 2.5
+    (run,) = run_sync(train.store.query_runs())
+    assert run.result is not None
+    assert [each["diverged"] for each in run.result["metrics"]] == [None]
 
 
 def test_algo_stays_callable():
