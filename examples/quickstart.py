@@ -56,4 +56,4 @@ if __name__ == "__main__":
         n_runners=4,
     )
     result = trainer.fit(solve, tasks[50:], val_data=tasks[: 4 if smoke else 50])
-    print(f"\nrun {result.run_id}: lightning-core runs show --store {result.store}")
+    print(f"\nTo see this run again: {sys.executable} -m lightning_core runs show --store {result.store}")
