@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
 from lightning_core.adapter.base import TraceAdapter
 from lightning_core.errors import ConfigurationError, UnserializableValueError
@@ -120,7 +121,8 @@ class BaseAlgorithm(ABC):
     def log_metrics(self, **metrics: Any) -> None:
         """Add one entry, with the time in seconds since the epoch, to the metrics history.
 
-        Values must be such as JSON holds; numpy scalars and the like become plain numbers.
+        Values must be such as JSON holds. Numpy scalars and the like become plain numbers; NaN and infinity, which
+        JSON cannot say, become ``None``.
 
         Raises:
             UnserializableValueError: If a value is something else. This is a ``TypeError``.
@@ -148,7 +150,7 @@ class FastAlgorithm(BaseAlgorithm, ABC):
 
 def _plain(name: str, value: Any) -> Any:
     try:
-        return to_jsonable_python(value, fallback=_number)
+        return json.loads(to_json(value, fallback=_number, inf_nan_mode="null"))
     except (PydanticSerializationError, TypeError, ValueError) as error:
         raise UnserializableValueError(
             f"metric {name!r} is of type {type(value).__name__}, which JSON cannot hold: {error}"

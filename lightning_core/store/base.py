@@ -332,7 +332,7 @@ class LightningStore(ABC):
         Raises:
             UnknownRolloutError: If there is no such rollout.
             FinalRolloutError: If it has ended and another field than ``status`` or ``metadata`` is given.
-            InvalidTransitionError: If ``status`` is ``preparing`` or ``running`` without a live attempt.
+            InvalidTransitionError: If ``status`` is none, or ``preparing`` or ``running`` without a live attempt.
         """
 
     @abstractmethod
@@ -352,6 +352,7 @@ class LightningStore(ABC):
 
         Raises:
             UnknownRolloutError, UnknownAttemptError: If there is no such rollout or attempt.
+            InvalidTransitionError: If there is no such status.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ for good. Functions take values and return new values; they change nothing. Time
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from lightning_core.errors import FinalRolloutError, InvalidTransitionError
 from lightning_core.types import Attempt, AttemptStatus, RolloutConfig, RolloutStatus, RolloutV2
@@ -32,6 +32,8 @@ DEFAULT_LEASE_SECONDS = 60.0
 WORKER_SILENCE_SECONDS = 60.0
 
 QUEUED_STATUSES: frozenset[RolloutStatus] = frozenset({"queuing", "requeuing"})
+_ROLLOUT_STATUSES: tuple[RolloutStatus, ...] = get_args(RolloutStatus)
+_ATTEMPT_STATUSES: tuple[AttemptStatus, ...] = get_args(AttemptStatus)
 LIVE_ATTEMPT_STATUSES: frozenset[AttemptStatus] = frozenset({"preparing", "running"})
 
 
@@ -145,7 +147,14 @@ def report_attempt(
     Only the latest attempt of a rollout that is not final counts. An attempt that has ended for good stays as it
     is; an ``unresponsive`` one may still report its end, since its work was done and nobody has begun it again.
     ``metadata`` is kept in every case.
+
+    Raises:
+        InvalidTransitionError: If there is no such status.
     """
+    if status not in _ATTEMPT_STATUSES:
+        raise InvalidTransitionError(
+            f"attempt {attempt.attempt_id!r} cannot become {status!r}: an attempt is {', '.join(_ATTEMPT_STATUSES)}"
+        )
     if metadata:
         attempt = attempt.replace(metadata=attempt.metadata | metadata)
     if status in LIVE_ATTEMPT_STATUSES:
@@ -171,8 +180,12 @@ def report_rollout(
     """Somebody sets the rollout's status; the latest attempt follows.
 
     Raises:
-        InvalidTransitionError: If a rollout without a live attempt is said to be worked on.
+        InvalidTransitionError: If there is no such status, or a rollout without a live attempt is said to be worked on.
     """
+    if status not in _ROLLOUT_STATUSES:
+        raise InvalidTransitionError(
+            f"rollout {rollout.rollout_id!r} cannot become {status!r}: a rollout is {', '.join(_ROLLOUT_STATUSES)}"
+        )
     if rollout.is_final or status == rollout.status:
         return rollout, latest
     live = latest is not None and is_live(latest)

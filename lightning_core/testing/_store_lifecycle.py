@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lightning_core.errors import (
@@ -315,6 +317,17 @@ class LifecycleTests:
         assert after is not None
         assert (after.status, after.metadata) == ("queuing", {})
         assert await store.dequeue_rollout() is not None
+
+    async def test_an_unknown_status_is_refused(self, store: LightningStore) -> None:
+        """A misspelled status must not leave a rollout in a state that nobody knows."""
+        rollout = await take(store)
+        wrong: Any = "succeded"
+        with pytest.raises(InvalidTransitionError, match="succeded"):
+            await store.update_rollout(rollout.rollout_id, status=wrong)
+        with pytest.raises(InvalidTransitionError, match="succeded"):
+            await store.update_attempt(rollout.rollout_id, "latest", status=wrong)
+        [kept] = await store.query_rollouts()
+        assert kept.status == "preparing"
 
     async def test_unknown_rollouts_and_attempts_are_errors(self, store: LightningStore) -> None:
         """Writes name what is unknown; reads find nothing."""

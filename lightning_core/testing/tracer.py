@@ -321,7 +321,7 @@ class TracerConformance:
         await store.close()
 
     async def test_a_slow_store_does_not_hold_up_the_agent(self, ready: BaseTracer) -> None:
-        """Spans are written in the background, and all of them are there at the end."""
+        """Trap 14: spans are written in the background, and all of them are there at the end."""
         store = _Slow()
         rollout = await store.start_rollout("task")
         count = FLUSH_SPANS + 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import time
 import warnings
@@ -279,6 +278,7 @@ class Trainer(ParallelWorkerBase):
             hook.init()
         status: RunStatus = "failed"
         error: str | None = None
+        result: TrainingResult | None = None
         try:
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
@@ -307,6 +307,7 @@ class Trainer(ParallelWorkerBase):
                     self.engine.stop()
                 for hook in self.hooks:
                     hook.teardown()
+        assert result is not None
         if status == "cancelled":
             logger.warning("interrupted; run %s is stored in %s", run.run_id, result.store)
             # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
@@ -341,8 +342,7 @@ class Trainer(ParallelWorkerBase):
                 end_time=time.time(),
                 settings=self._settings,
             )
-            # Through text, in which NaN and infinity are null: a loss that has diverged must not cost the result.
-            stored = json.loads(result.without_keys().model_dump_json())
+            stored = result.without_keys().model_dump(mode="json")
             await self.store.save_run(
                 run.model_copy(
                     update={"status": status, "end_time": result.end_time, "result": stored, "error": error}
