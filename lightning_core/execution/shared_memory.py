@@ -119,11 +119,12 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             ) from main.error
         if main.error is not None:
             raise main.error
-        for worker in runners:
-            if worker.error is not None:
-                raise ExecutionError(
-                    f"{worker.name} ended with {type(worker.error).__name__}: {worker.error}"
-                ) from worker.error
+        failed = [worker for worker in runners if worker.error is not None]
+        for worker in failed[1:]:
+            logger.error("%s failed too", worker.name, exc_info=worker.error)
+        if failed:
+            error = failed[0].error
+            raise ExecutionError(f"{failed[0].name} ended with {type(error).__name__}: {error}") from error
 
     def _watch(self, main: _Worker, runners: list[_Worker], ended: threading.Event) -> None:
         """Wait until the algorithm has ended, or cannot go on because a runner failed or none is left."""

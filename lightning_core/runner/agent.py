@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import trace as trace_api
@@ -17,7 +15,6 @@ from lightning_core.emitter import emit_exception
 from lightning_core.errors import (
     ConfigurationError,
     InvalidOutcomeError,
-    LightningError,
     NoResourcesError,
     RolloutTimeoutError,
     TraceError,
@@ -26,6 +23,7 @@ from lightning_core.errors import (
 from lightning_core.litagent.agent import LitAgent, call_deprecated_end, call_deprecated_start
 from lightning_core.plugin.lifecycle import LifecycleHooks, collect_hooks
 from lightning_core.runner.base import BaseRunner
+from lightning_core.runner.ending import Ending, agent_ending
 from lightning_core.runner.heartbeat import Heartbeat
 from lightning_core.runner.lifecycle import dispatch
 from lightning_core.runner.outcome import outcome_spans
@@ -34,7 +32,6 @@ from lightning_core.store.base import LightningStore
 from lightning_core.tracer.base import BaseTracer
 from lightning_core.types import (
     AttemptedRollout,
-    AttemptStatus,
     Hook,
     NamedResources,
     RolloutMode,
@@ -49,25 +46,6 @@ __all__ = ["AgentRunnerV2"]
 logger = logging.getLogger(__name__)
 
 T_task = TypeVar("T_task")
-
-_TRACEBACK_CHARACTERS = 4000
-
-
-@dataclass
-class _Ending:
-    """How an attempt ended."""
-
-    status: AttemptStatus = "succeeded"
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    error: BaseException | None = None
-
-    @classmethod
-    def failed(cls, reason: str, error: BaseException, status: AttemptStatus = "failed") -> _Ending:
-        metadata: dict[str, Any] = {"reason": reason, "error": _describe(error)}
-        if reason == "agent_error":
-            text = "".join(traceback.format_exception(error))
-            metadata["traceback"] = text[-_TRACEBACK_CHARACTERS:]
-        return cls(status, metadata, error)
 
 
 class AgentRunnerV2(BaseRunner[T_task]):
@@ -317,7 +295,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
                 "rollout %s %s: %s", rollout.rollout_id, ending.status, ending.metadata.get("error", "")
             )
 
-    async def _run(self, rollout: AttemptedRollout, beats: Heartbeat) -> _Ending:
+    async def _run(self, rollout: AttemptedRollout, beats: Heartbeat) -> Ending:
         """Run one rollout from its resources to the report. Cancelled, it still reports, then ends cancelled."""
         agent = self.get_agent()
         # The context of this task is this rollout's alone; the agent finds its runner through it.
@@ -332,13 +310,13 @@ class AgentRunnerV2(BaseRunner[T_task]):
             await call_deprecated_start(agent, rollout, self, self.tracer)
             ending = await self._trace(agent, rollout, resources, keywords)
         except VetoRollout as error:
-            ending = _Ending("cancelled", {"reason": "cancelled", "error": f"vetoed by {error}"}, error)
+            ending = Ending("cancelled", {"reason": "cancelled", "error": f"vetoed by {error}"}, error)
         except asyncio.CancelledError as error:
-            ending = _Ending("cancelled", {"reason": "cancelled", "error": "cancelled from outside"}, error)
+            ending = Ending("cancelled", {"reason": "cancelled", "error": "cancelled from outside"}, error)
         except NoResourcesError as error:
-            ending = _Ending.failed("no_resources", error)
+            ending = Ending.failed("no_resources", error)
         except Exception as error:
-            ending = _Ending.failed("infrastructure", error)
+            ending = Ending.failed("infrastructure", error)
         # A second cancellation, while hooks are told of the end, must not hide the end from the store.
         if started:
             # Hooks see how the attempt ended, though that is reported only after them.
@@ -354,7 +332,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
             raise ending.error
         return ending
 
-    async def _report(self, rollout_id: str, attempt_id: str, ending: _Ending) -> None:
+    async def _report(self, rollout_id: str, attempt_id: str, ending: Ending) -> None:
         store = self.get_store()
         try:
             try:
@@ -397,7 +375,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         rollout: AttemptedRollout,
         resources: NamedResources,
         keywords: dict[str, Any],
-    ) -> _Ending:
+    ) -> Ending:
         """Run the agent inside a trace, and store what it returned after the spans of the trace."""
         store = self.get_store()
         name, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
@@ -409,7 +387,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         )
         traced = {**keywords, "tracer": self.tracer}
         failure: TraceError | None = None
-        ending = _Ending()
+        ending = Ending()
         try:
             async with context as processor:
                 parent = trace_api.get_current_span().get_span_context()
@@ -417,7 +395,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
                     await dispatch("on_trace_start", self._hooks.on_trace_start, name, **traced)
                     result = await self._call(agent, rollout, resources)
                 except BaseException as error:
-                    ending = _agent_ending(error)
+                    ending = agent_ending(error)
                     if isinstance(error, Exception) and not isinstance(error, RolloutTimeoutError):
                         emit_exception(error)
                 finally:
@@ -432,12 +410,12 @@ class AgentRunnerV2(BaseRunner[T_task]):
             try:
                 spans = outcome_spans(result, emitted=emitted, rollout=rollout, parent=parent)
             except InvalidOutcomeError as error:
-                return _Ending.failed("agent_error", error)
+                return Ending.failed("agent_error", error)
             if spans:
                 await store.add_spans(spans)
         if failure is not None:
             if ending.error is None:
-                return _Ending.failed("infrastructure", failure)
+                return Ending.failed("infrastructure", failure)
             # The agent's error is the reason of the end; the loss of its spans must be seen all the same.
             logger.error("%s", failure)
             ending.metadata["lost_spans"] = str(failure)
@@ -477,26 +455,6 @@ class AgentRunnerV2(BaseRunner[T_task]):
             await call_deprecated_end(agent, rollout, self, self.tracer)
         except Exception:
             logger.exception("on_rollout_end of the agent failed for rollout %s", name)
-
-
-def _agent_ending(error: BaseException) -> _Ending:
-    if isinstance(error, asyncio.CancelledError):
-        return _Ending("cancelled", {"reason": "cancelled", "error": _describe(error)}, error)
-    if isinstance(error, RolloutTimeoutError):
-        return _Ending.failed("timeout", error, "timeout")
-    if isinstance(error, NoResourcesError):
-        return _Ending.failed("no_resources", error)
-    if isinstance(error, Exception | SystemExit):
-        # An agent that calls sys.exit() ends its rollout, not the worker.
-        return _Ending.failed("agent_error", error)
-    raise error
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error)
-    if isinstance(error, LightningError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _wait_for(event: ExecutionEvent) -> None:

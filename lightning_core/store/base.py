@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ConfigDict, Field
 
+from lightning_core.errors import ConfigurationError
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_MODES = {None, *get_args(RolloutMode)}
 
 
 class Unset(Enum):
@@ -156,8 +159,13 @@ class LightningStore(ABC):
             idempotency_key: A second call with the same key returns the first one's rollout.
 
         Raises:
+            ConfigurationError: If ``mode`` or ``config`` is none.
             UnserializableValueError: If the store cannot keep ``input`` or ``metadata``.
         """
+        if mode not in _MODES:
+            raise ConfigurationError(f"mode must be 'train', 'val', 'test' or None, not {mode!r}")
+        if config is not None and not isinstance(config, RolloutConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
+            raise ConfigurationError(f"config must be a RolloutConfig, not a {type(config).__name__}")
         request = EnqueueRequest.trusted(
             {
                 "input": input,

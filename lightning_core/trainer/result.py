@@ -20,14 +20,15 @@ class TrainingResult(Model):
 
     Attributes:
         run_id: The run, by which the store knows it.
-        status: How it ended.
+        status: How it ended; ``cancelled`` also when the runners reached ``max_rollouts`` before the algorithm was
+            done.
         best_resources: The best resources that the algorithm found, or ``None``.
         metrics: What the algorithm logged, oldest first; ``time`` is in seconds since the epoch.
         rollouts: How many rollouts of the run are in each status.
         store: Specification of the store, such as ``sqlite:///runs.db``; ``memory`` is gone with its process.
         start_time: Seconds since the epoch.
         end_time: Seconds since the epoch.
-        settings: Names and settings of the parts that were used, without secrets.
+        settings: Which parts were used, by name.
     """
 
     model_config = ConfigDict(defer_build=True, extra="forbid")

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 # Names of these two are imported when they are used, which keeps `from lightning_core import Trainer` light.
 from lightning_core import bridge, plugin
-from lightning_core.errors import ConfigurationError, DatasetError
+from lightning_core.errors import ConfigurationError
 from lightning_core.litagent.agent import LitAgent
+from lightning_core.trainer.arguments import (
+    check_dataset,
+    check_resources,
+    deprecated,
+    describe,
+    refuse_unknown,
+    renamed,
+    resolve_hooks,
+)
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Resource, Run, RunStatus
+from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Run, RunStatus
 
 if TYPE_CHECKING:
     from lightning_core.adapter.base import TraceAdapter
     from lightning_core.algorithm.base import BaseAlgorithm
     from lightning_core.engine.base import BaseEngine
-    from lightning_core.execution.base import ExecutionEvent, ExecutionStrategy
+    from lightning_core.execution.base import ExecutionStrategy
     from lightning_core.runner.base import BaseRunner
     from lightning_core.store.base import LightningStore
     from lightning_core.tracer.base import BaseTracer
@@ -90,21 +97,21 @@ class Trainer(ParallelWorkerBase):
         engine: Spec[BaseEngine] = None,
         **unknown: Any,
     ) -> None:
-        _refuse_unknown(unknown)
+        refuse_unknown(unknown, Trainer.__init__)
         if daemon is not None:
-            _deprecated("daemon", "nothing; it has no effect")
-        n_runners = _renamed("n_workers", n_workers, "n_runners", n_runners)
-        max_rollouts = _renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
-        adapter = _renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
+            deprecated("daemon", "nothing; it has no effect")
+        n_runners = renamed("n_workers", n_workers, "n_runners", n_runners)
+        max_rollouts = renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
+        adapter = renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
         if n_runners is not None and n_runners < 1:
             raise ConfigurationError(f"Trainer(n_runners={n_runners}): at least 1 is needed")
         self.is_dev = dev
         self.max_rollouts = max_rollouts
-        self.initial_resources = _check_resources(initial_resources)
+        self.initial_resources = check_resources(initial_resources)
         self.adapter: TraceAdapter[Any] | None = plugin.resolve("adapter", adapter)
         self.algorithm: BaseAlgorithm | None = self._resolve_algorithm(algorithm)
         self.tracer: BaseTracer = plugin.resolve("tracer", tracer)
-        self.hooks: list[Hook] = _resolve_hooks(hooks)
+        self.hooks: list[Hook] = resolve_hooks(hooks)
         plugin.collect_hooks(self.hooks)
         strategy_defaults = {} if n_runners is None else {"n_runners": n_runners}
         self.strategy: ExecutionStrategy = plugin.resolve("strategy", strategy, **strategy_defaults)
@@ -120,19 +127,19 @@ class Trainer(ParallelWorkerBase):
                 "give a name, a class or {'type': ..., **settings}"
             )
         # Made here once, so that a wrong setting is found before anything starts.
-        self.runner: BaseRunner[Any] = self._make_runner()
+        self.runner: BaseRunner[Any] = self.make_runner()
         self.engine: BaseEngine | None = plugin.resolve("engine", engine)
         self.store: LightningStore = plugin.resolve("store", store)
         self.llm_proxy: Any = plugin.resolve("llm_proxy", llm_proxy)
         self._settings = {
-            "tracer": _describe(tracer, self.tracer),
+            "tracer": describe(tracer, self.tracer),
             "store": self.store.location,
-            "runner": _describe(runner, self.runner),
-            "strategy": _describe(strategy, self.strategy),
+            "runner": describe(runner, self.runner),
+            "strategy": describe(strategy, self.strategy),
             "n_runners": self.n_runners,
-            "adapter": _describe(adapter, self.adapter),
-            "algorithm": _describe(algorithm, self.algorithm),
-            "engine": _describe(engine, self.engine),
+            "adapter": describe(adapter, self.adapter),
+            "algorithm": describe(algorithm, self.algorithm),
+            "engine": describe(engine, self.engine),
             "hooks": [type(hook).__name__ for hook in self.hooks],
         }
 
@@ -163,7 +170,7 @@ class Trainer(ParallelWorkerBase):
             ImportError: If data are a server's URL or a client, and ``lightning-legacy`` is not installed.
         """
         if dev_backend is not None:
-            _deprecated("dev_backend", "dev_data")
+            deprecated("dev_backend", "dev_data")
             dev_data = dev_backend if dev_data is None else dev_data
         for data in (train_data, val_data, dev_data):
             if isinstance(data, str) or hasattr(data, "poll_next_task"):
@@ -244,7 +251,8 @@ class Trainer(ParallelWorkerBase):
             spec = "baseline"
         return plugin.resolve("algorithm", spec)
 
-    def _make_runner(self) -> BaseRunner[Any]:
+    def make_runner(self) -> BaseRunner[Any]:
+        """Make a runner as this trainer was told to; each worker has one of its own."""
         defaults: dict[str, Any] = {"tracer": self.tracer}
         if self.max_rollouts is not None:
             defaults["max_rollouts"] = self.max_rollouts
@@ -262,8 +270,9 @@ class Trainer(ParallelWorkerBase):
                 f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass "
                 "LitAgent"
             )
-        _check_dataset("train", train_dataset)
-        _check_dataset("val", val_dataset)
+        check_dataset("train", train_dataset)
+        check_dataset("val", val_dataset)
+        from lightning_core.trainer.bundles import AlgorithmBundle, RunnerBundle
         from lightning_core.trainer.scope import run_store
 
         run = Run(settings=self._settings)
@@ -274,23 +283,24 @@ class Trainer(ParallelWorkerBase):
         algorithm.set_store(store)
         algorithm.set_adapter(self.adapter)
         algorithm.set_llm_proxy(self.llm_proxy)
-        for hook in self.hooks:
-            hook.init()
+        bundle = AlgorithmBundle(algorithm, train_dataset, val_dataset)
         status: RunStatus = "failed"
         error: str | None = None
+        interrupted = False
         result: TrainingResult | None = None
         try:
+            for hook in self.hooks:
+                hook.init()
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
             bridge.run_sync(self._begin(run, resources))
-            self.strategy.execute(
-                _AlgorithmBundle(algorithm, train_dataset, val_dataset),
-                _RunnerBundle(self, agent, run.run_id),
-                store,
-            )
-            status = "succeeded"
+            self.strategy.execute(bundle, RunnerBundle(self, agent, run.run_id), store)
+            if bundle.completed:
+                status = "succeeded"
+            else:
+                status, error = "cancelled", "the runners were done (max_rollouts) before the algorithm was"
         except KeyboardInterrupt:
-            status, error = "cancelled", "interrupted"
+            status, error, interrupted = "cancelled", "interrupted", True
         except BaseException as failure:
             error = f"{type(failure).__name__}: {failure}"
             raise
@@ -305,14 +315,20 @@ class Trainer(ParallelWorkerBase):
             finally:
                 if self.engine is not None:
                     self.engine.stop()
-                for hook in self.hooks:
-                    hook.teardown()
+                self._tear_down_hooks()
         assert result is not None
-        if status == "cancelled":
+        if interrupted:
             logger.warning("interrupted; run %s is stored in %s", run.run_id, result.store)
             # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
             raise SystemExit(130)
         return result
+
+    def _tear_down_hooks(self) -> None:
+        for hook in self.hooks:
+            try:
+                hook.teardown()
+            except Exception:
+                logger.exception("hook %s failed in teardown", type(hook).__name__)
 
     def _start_engine(self) -> NamedResources | None:
         if self.engine is None:
@@ -351,126 +367,3 @@ class Trainer(ParallelWorkerBase):
             return result
 
         return bridge.run_sync(finish())
-
-
-class _AlgorithmBundle:
-    """Runs the algorithm; a sync one in a thread of its own, so that waiting for it blocks no event loop."""
-
-    def __init__(
-        self, algorithm: BaseAlgorithm, train: Dataset[Any] | None, val: Dataset[Any] | None
-    ) -> None:
-        self._algorithm = algorithm
-        self._datasets = (train, val)
-
-    async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
-        self._algorithm.set_store(store)
-        if self._algorithm.is_async():
-            running = self._algorithm.run(*self._datasets)
-        else:
-            from lightning_core.runner.threads import AgentThreads
-
-            # Not asyncio.to_thread: an algorithm that is stuck would keep the process from ending on Ctrl+C.
-            threads = AgentThreads()
-            running = await threads.run(lambda: self._algorithm.run(*self._datasets))
-            threads.close()
-        if inspect.isawaitable(running):
-            await running
-
-
-class _RunnerBundle:
-    """Sets up one runner in its worker, runs it, and tears it down."""
-
-    def __init__(self, trainer: Trainer, agent: LitAgent[Any], run_id: str) -> None:
-        self._trainer = trainer
-        self._agent = agent
-        self._run_id = run_id
-
-    async def __call__(self, store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
-        trainer = self._trainer
-        runner = trainer.runner if trainer.n_runners == 1 else trainer._make_runner()  # pyright: ignore[reportPrivateUsage] - one module
-        runner.init(self._agent, hooks=trainer.hooks)
-        try:
-            runner.init_worker(worker_id, store, run_id=self._run_id)
-            try:
-                for hook in trainer.hooks:
-                    hook.init_worker(worker_id)
-                await runner.iter(event=event)
-            finally:
-                for hook in trainer.hooks:
-                    hook.teardown_worker(worker_id)
-                runner.teardown_worker(worker_id)
-        finally:
-            runner.teardown()
-
-
-def _refuse_unknown(unknown: dict[str, Any]) -> None:
-    if not unknown:
-        return
-    import difflib
-
-    known = [
-        name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", "unknown")
-    ]
-    lines: list[str] = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1)
-        lines.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise ConfigurationError(f"Trainer has no argument {', '.join(lines)}; it takes {', '.join(known)}")
-
-
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"Trainer's {old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
-
-
-def _renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:
-    if old_value is None:
-        return new_value
-    _deprecated(old, new)
-    if new_value is not None:
-        raise ConfigurationError(f"Trainer got both {new} and {old}, its deprecated name; give {new} only")
-    return old_value
-
-
-def _resolve_hooks(hooks: Any) -> list[Hook]:
-    if hooks is None:
-        return []
-    if isinstance(hooks, str | Mapping | Hook | type):
-        hooks = [hooks]
-    return [plugin.resolve_argument(f"hooks[{index}]", "hook", spec) for index, spec in enumerate(hooks)]
-
-
-def _describe(spec: Any, part: object) -> str | None:
-    """How a part is written down in the run's settings: its name if it was chosen by name, else its class."""
-    if part is None:
-        return None
-    if isinstance(spec, Mapping):
-        spec = spec.get("type")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] - any mapping
-    return spec if isinstance(spec, str) and "://" not in spec else type(part).__name__
-
-
-def _check_resources(resources: Any) -> NamedResources | None:
-    if resources is None:
-        return None
-    if not isinstance(resources, dict):
-        raise ConfigurationError(
-            f"initial_resources must be a dict of names to resources, not {type(resources).__name__}"
-        )
-    for name, resource in resources.items():  # pyright: ignore[reportUnknownVariableType] - checked here
-        if not isinstance(resource, Resource):
-            raise ConfigurationError(
-                f"initial_resources[{name!r}] is a {type(resource).__name__}, not a resource such as LLM or "  # pyright: ignore[reportUnknownArgumentType] - any value
-                "PromptTemplate"
-            )
-    return resources  # pyright: ignore[reportUnknownVariableType] - checked above
-
-
-def _check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
-    if dataset is None:
-        return
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise DatasetError(
-            f"the {which} dataset is a {type(dataset).__name__}, without a length or item access; "
-            "make a list of it: list(dataset)"
-        )
-    if len(dataset) == 0:
-        raise DatasetError(f"the {which} dataset is empty, so there is nothing to run")

@@ -252,7 +252,7 @@ class Run(Model):
     """One call of ``Trainer.fit``, as its store keeps it. Times are seconds since the epoch.
 
     Attributes:
-        settings: Names and settings of the parts that were used, without secrets.
+        settings: Which parts were used, by name.
         result: The ``TrainingResult`` as JSON, once there is one.
     """
 

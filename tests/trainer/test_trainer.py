@@ -150,7 +150,46 @@ def test_runner_settings_reach_every_runner():
 
 def test_max_rollouts_bounds_the_run():
     train = trainer(max_rollouts=3, strategy={"type": "shm", "graceful_seconds": 0.2})
-    assert train.fit(agent, [1.0] * 10).rollouts == {"queuing": 7, "succeeded": 3}
+    result = train.fit(agent, [1.0] * 10)
+    assert result.rollouts == {"queuing": 7, "succeeded": 3}
+    # The algorithm did not get what it asked for, and that must not look like success.
+    assert result.status == "cancelled"
+    (run,) = run_sync(train.store.query_runs())
+    assert run.error is not None
+    assert "max_rollouts" in run.error
+
+
+class Recording(Hook):
+    """A hook that notes its set-up and tear-down, and may fail in one of them."""
+
+    def __init__(self, log: list[str], name: str, fails: str = "") -> None:
+        self.log, self.name, self.fails = log, name, fails
+
+    def _note(self, what: str) -> None:
+        self.log.append(f"{what} {self.name}")
+        if what == self.fails:
+            raise RuntimeError(f"{self.name} fails in {what}")
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        self._note("init")
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        self._note("teardown")
+
+
+def test_a_hook_that_fails_in_its_set_up_ends_the_run_and_the_others_are_torn_down():
+    log: list[str] = []
+    train = trainer(hooks=[Recording(log, "a"), Recording(log, "b", fails="init")])
+    with pytest.raises(RuntimeError, match="b fails in init"):
+        train.fit(agent, [1.0])
+    assert log == ["init a", "init b", "teardown a", "teardown b"]
+
+
+def test_a_hook_that_fails_in_its_tear_down_costs_neither_the_result_nor_other_hooks():
+    log: list[str] = []
+    train = trainer(hooks=[Recording(log, "a", fails="teardown"), Recording(log, "b")])
+    assert train.fit(agent, [1.0]).rollouts == {"succeeded": 1}
+    assert log == ["init a", "init b", "teardown a", "teardown b"]
 
 
 # Bad input
