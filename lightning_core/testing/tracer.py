@@ -362,6 +362,22 @@ class TracerConformance:
             tracer.teardown()
             assert await _stored_rewards(store, rollout) == [n]
 
+    async def test_one_of_two_users_may_end_first(
+        self, tracer: BaseTracer, store: InMemoryLightningStore
+    ) -> None:
+        """Several runners of a process share a tracer, and each sets it up and tears it down for itself."""
+        for worker in range(2):
+            tracer.init()
+            tracer.init_worker(worker)
+        tracer.teardown_worker(1)
+        tracer.teardown()
+        rollout = await store.start_rollout("task")
+        async with tracer.trace_context("test", store=store, **_ids(rollout)):
+            emit_reward(0.5)
+        tracer.teardown_worker(0)
+        tracer.teardown()
+        assert await _stored_rewards(store, rollout) == [0.5]
+
     def test_the_global_provider_stays_what_it_is(self, tracer: BaseTracer) -> None:
         """Its processors too."""
         before, processors = trace_api.get_tracer_provider(), _processors()

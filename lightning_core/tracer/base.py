@@ -24,7 +24,8 @@ class BaseTracer(ParallelWorkerBase, ABC):
     """Records the spans of a block of code, and writes them to a store if there is one.
 
     A tracer may have many traces open at once, each in a context of its own, and may be set up and torn down
-    repeatedly. It never takes over the user's global tracer provider.
+    repeatedly. The runners of a process share one, and each sets it up and tears it down: it must go on working for
+    the others. It never takes over the user's global tracer provider.
     """
 
     @abstractmethod
