@@ -17,6 +17,7 @@ from lightning_core.errors import (
     InvalidOutcomeError,
     NoResourcesError,
     RolloutTimeoutError,
+    StoreClosedError,
     TraceError,
     VetoRollout,
 )
@@ -209,6 +210,9 @@ class AgentRunnerV2(BaseRunner[T_task]):
         worker_id = self.get_worker_id()
         try:
             rollouts = await store.dequeue_rollouts(limit, worker_id, run_id=self._run_id)
+        except StoreClosedError:
+            # It will not come back.
+            raise
         except Exception:
             logger.exception("%s cannot get work from the store; trying again", worker_id)
             await asyncio.wait([stop or asyncio.create_task(asyncio.sleep(1.0))], timeout=1.0)
@@ -233,6 +237,8 @@ class AgentRunnerV2(BaseRunner[T_task]):
             return []
         try:
             return waiting.result()
+        except StoreClosedError:
+            raise
         except Exception:
             logger.exception("%s cannot get work from the store; trying again", worker_id)
         return []

@@ -118,6 +118,21 @@ class QueueTests:
         shares = await asyncio.gather(*(work(number) for number in range(8)))
         assert sorted(number for share in shares for number in share) == list(range(60))
 
+    async def test_a_cancelled_dequeue_loses_no_work(self, store: LightningStore) -> None:
+        """Whenever the cancellation comes; the next worker need not wait for a lease to end."""
+        rollout = await store.enqueue_rollout({"task": 1})
+        for steps in range(12):
+            dequeuing = asyncio.create_task(store.dequeue_rollouts(1, "cancelled"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            dequeuing.cancel()
+            await asyncio.wait({dequeuing})
+            if not dequeuing.cancelled():
+                await store.update_rollout(rollout.rollout_id, status="requeuing")
+            (taken,) = await store.dequeue_rollouts(1, "next", wait=30)
+            assert taken.rollout_id == rollout.rollout_id
+            await store.update_rollout(rollout.rollout_id, status="requeuing")
+
     # Enqueue
 
     async def test_an_idempotency_key_makes_a_repeated_enqueue_harmless(self, store: LightningStore) -> None:

@@ -17,6 +17,7 @@ from lightning_core.errors import (
     InvalidOutcomeError,
     NoResourcesError,
     RolloutTimeoutError,
+    StoreClosedError,
     StoreUnavailableError,
     VetoRollout,
 )
@@ -556,6 +557,20 @@ async def test_iter_survives_a_store_that_fails_for_a_while(store: InMemoryLight
 
     done, _ = await run_one(flaky, agent)
     assert done.status == "succeeded"
+
+
+async def test_a_closed_store_ends_the_runner(store: InMemoryLightningStore):
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        return 1.0
+
+    with runner(poll_interval=3600).run_context(agent=agent, store=store) as worker:
+        task = asyncio.create_task(worker.iter())
+        enqueued = await store.enqueue_rollout("task")
+        await store.wait_for_rollouts(rollout_ids=[enqueued.rollout_id], timeout=10)
+        await store.close()
+        with pytest.raises(StoreClosedError):
+            await asyncio.wait_for(task, 10)
 
 
 async def test_spans_that_cannot_be_stored_fail_the_rollout():

@@ -43,7 +43,7 @@ from .codec import decode, encode, encode_config
 from .engine import Engine, Settings, discard, temporary_path
 from .schema import Synchronous
 from .url import format_url, parse_url
-from .writer import Transaction
+from .writer import Operation, Transaction
 
 __all__ = ["SqliteLightningStore"]
 
@@ -111,6 +111,7 @@ class SqliteLightningStore(LightningStore):
             poll_interval=poll_interval,
             clock=clock,
         )
+        self._returning: set[asyncio.Future[RolloutV2]] = set()
         self._open()
 
     def _open(self) -> None:
@@ -171,20 +172,39 @@ class SqliteLightningStore(LightningStore):
         engine = self._engine
         operation = operations.dequeue(max(limit, 0), worker_id, run_id)
         give_up = time.monotonic() + wait
-        taken = await engine.write(operation)
+        taken = await self._take(engine, operation)
         if taken or limit <= 0 or wait <= 0:
             return taken
         waiter = engine.new_waiter()
         try:
             while True:
                 # Looking again after the registration: work may have come in between.
-                taken = await engine.write(operation)
+                taken = await self._take(engine, operation)
                 left = give_up - time.monotonic()
                 if taken or left <= 0:
                     return taken
                 await waiter.wait(left)
         finally:
             engine.room.leave(waiter)
+
+    async def _take(
+        self, engine: Engine, operation: Operation[list[AttemptedRollout]]
+    ) -> list[AttemptedRollout]:
+        """Dequeue. What is taken for a caller that is cancelled meanwhile goes back to the queue."""
+        taking = asyncio.ensure_future(engine.write(operation))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, taking: asyncio.Future[list[AttemptedRollout]]) -> None:
+        if taking.cancelled() or taking.exception() is not None:
+            return
+        for rollout in taking.result():
+            returning = asyncio.ensure_future(self.update_rollout(rollout.rollout_id, status="requeuing"))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
