@@ -198,6 +198,8 @@ class LightningStore(ABC):
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first, and begin an attempt of each.
 
+        A call that is cancelled loses no work: what it had taken goes back to the queue.
+
         Args:
             limit: The most to take.
             worker_id: Who will run them.
