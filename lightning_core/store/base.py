@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, get_args
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ConfigDict, Field
@@ -27,7 +27,7 @@ from lightning_core.types import (
     TaskInput,
     Worker,
 )
-from lightning_core.types._model import Model
+from lightning_core.types._model import Model, build_models
 
 __all__ = [
     "UNSET",
@@ -114,6 +114,11 @@ class LightningStore(ABC):
     """
 
     capabilities: ClassVar[StoreCapabilities] = StoreCapabilities()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Build the data models first: whatever uses them from several threads has a store."""
+        build_models()
+        return super().__new__(cls)
 
     @property
     def location(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -56,6 +58,27 @@ class Model(BaseModel):
         _set_extra(model, self.__pydantic_extra__)
         _set_private(model, None)
         return model
+
+
+_building = threading.Lock()
+
+
+def build_models() -> None:
+    """Build the validators that were put off, before threads use them.
+
+    Pydantic builds a deferred model when it is first used, and takes its attributes away meanwhile: a second thread
+    then gets its parent's validator, and with it an instance without fields.
+    """
+    with _building:
+        for model in _subclasses(Model):
+            if not model.__pydantic_complete__:
+                model.model_rebuild()
+
+
+def _subclasses(cls: type[Model]) -> Iterator[type[Model]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def copy_value(value: Any) -> Any:

@@ -8,9 +8,11 @@ import warnings
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, field_validator
 
 from lightning_core.errors import ResourceError
+
+from ._model import Model
 
 if TYPE_CHECKING:
     from .core import AttemptedRollout
@@ -36,10 +38,8 @@ R = TypeVar("R", bound="type[Resource]")
 _kinds: dict[str, type[Resource]] = {}
 
 
-class Resource(BaseModel):
+class Resource(Model):
     """Base of every resource; ``resource_type`` names its kind."""
-
-    model_config = ConfigDict(defer_build=True)
 
     resource_type: Any
 
@@ -226,10 +226,8 @@ NamedResources: TypeAlias = dict[str, ResourceUnion]
 """Resources by the name that agents know them by, such as ``{"main_llm": LLM(...)}``."""
 
 
-class ResourcesUpdate(BaseModel):
+class ResourcesUpdate(Model):
     """One version of the named resources. Times are seconds since the epoch; versions count from 1."""
-
-    model_config = ConfigDict(defer_build=True)
 
     resources_id: str
     resources: NamedResources
