@@ -12,10 +12,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ConfigDict, Field
 
 from lightning_core.errors import ConfigurationError
+from lightning_core.store.encoding import EncodedSpan, decode_span, encode_span
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    FailureReason,
     NamedResources,
     ResourcesUpdate,
     RolloutConfig,
@@ -138,8 +140,13 @@ class LightningStore(ABC):
         *,
         run_id: str | None = None,
         worker_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AttemptedRollout:
-        """Create a rollout and its first attempt at once, without passing the queue."""
+        """Create a rollout and its first attempt at once, without passing the queue.
+
+        A second call with the same ``idempotency_key`` returns the first one's rollout, with its latest attempt. The
+        keys are those of :meth:`enqueue_rollout`; if the rollout was enqueued and has no attempt yet, one begins.
+        """
 
     async def enqueue_rollout(
         self,
@@ -199,7 +206,13 @@ class LightningStore(ABC):
 
     @abstractmethod
     async def dequeue_rollouts(
-        self, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, *, run_id: str | None = None
+        self,
+        limit: int = 1,
+        worker_id: str | None = None,
+        wait: float = 0.0,
+        *,
+        run_id: str | None = None,
+        request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first, and begin an attempt of each.
 
@@ -210,6 +223,12 @@ class LightningStore(ABC):
             worker_id: Who will run them.
             wait: How long to wait, in seconds, while the queue is empty. Returns as soon as there is work.
             run_id: Take only rollouts of this run.
+            request_id: Makes it safe to ask again when the answer was lost: while attempts that an earlier call with
+                the same ``worker_id`` and ``request_id`` began are live, those are returned and nothing else is taken.
+                Their ids begin with ``at-<request_id>-``. Needs a ``worker_id``.
+
+        Raises:
+            ConfigurationError: If there is a ``request_id`` and no ``worker_id``.
         """
 
     @abstractmethod
@@ -244,6 +263,30 @@ class LightningStore(ABC):
             UnknownRolloutError, UnknownAttemptError: If a span belongs to nothing in the store.
             SpanConflictError: If another span of the attempt has the given ``sequence_id``.
         """
+
+    async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> int:
+        """Store spans that are encoded already, as they come over a network; see :meth:`add_spans`.
+
+        A store that keeps the encoding of ``lightning_core.store.encoding`` need not decode them.
+        """
+        return await self.add_spans([decode_span(span) for span in spans])
+
+    async def query_encoded_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"] | None = None,
+        *,
+        name: str | None = None,
+        span_id: str | None = None,
+        trace_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[EncodedSpan]:
+        """Return what :meth:`query_spans` returns, encoded."""
+        spans = await self.query_spans(
+            rollout_id, attempt_id, name=name, span_id=span_id, trace_id=trace_id, limit=limit, offset=offset
+        )
+        return [encode_span(span) for span in spans]
 
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
@@ -359,15 +402,28 @@ class LightningStore(ABC):
         worker_id: Maybe[str | None] = UNSET,
         last_heartbeat_time: Maybe[float] = UNSET,
         metadata: Maybe[dict[str, Any]] = UNSET,
+        *,
+        reason: FailureReason | None = None,
     ) -> Attempt:
         """Report on an attempt; ``metadata`` is merged into what is there.
 
         A status that ends the attempt ends, retries or fails its rollout. What is reported of a superseded attempt
         is kept there and not counted.
 
+        Args:
+            rollout_id: The rollout.
+            attempt_id: Its attempt, or ``"latest"``.
+            status: The attempt's new status.
+            worker_id: Who runs it.
+            last_heartbeat_time: When it was last alive; what lies in the future counts as now.
+            metadata: Anything worth keeping with the attempt.
+            reason: Why it did not succeed, along with a ``status`` that ends it. Without one, ``failed`` means
+                ``agent_error``, and the other statuses mean the reason of their own name.
+
         Raises:
             UnknownRolloutError, UnknownAttemptError: If there is no such rollout or attempt.
             InvalidTransitionError: If there is no such status.
+            ConfigurationError: If there is no such reason.
         """
 
     @abstractmethod
@@ -400,15 +456,22 @@ class LightningStore(ABC):
 
     @abstractmethod
     async def wait_for_rollouts(
-        self, *, rollout_ids: Sequence[str], timeout: float | None = None
+        self, *, rollout_ids: Sequence[str], timeout: float | None = None, quorum: float = 1.0
     ) -> list[RolloutV2]:
-        """Wait until all of these rollouts are final, or ``timeout`` seconds have passed.
+        """Wait until these rollouts are final, or ``timeout`` seconds have passed.
+
+        Args:
+            rollout_ids: Which.
+            timeout: The longest wait, in seconds; 0 returns at once, ``None`` waits as long as it takes.
+            quorum: The share of them that is enough, above 0 and at most 1: with 0.9, the slowest tenth is not
+                waited for.
 
         Returns:
-            Those that are final, in the order of ``rollout_ids``. ``timeout=0`` returns at once.
+            Those that are final, each once, in the order of ``rollout_ids``.
 
         Raises:
             UnknownRolloutError: If one of them is not in the store.
+            ConfigurationError: If ``quorum`` is out of range.
         """
 
     # Workers, runs, the store itself
@@ -428,6 +491,30 @@ class LightningStore(ABC):
     @abstractmethod
     async def query_runs(self, run_id: str | None = None) -> list[Run]:
         """Return the runs, oldest first, or the one of this id."""
+
+    @abstractmethod
+    async def save_run_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Store the state of a run's algorithm, replacing what was stored; ``state`` is made of JSON values.
+
+        Raises:
+            UnserializableValueError: If the store cannot keep it.
+        """
+
+    @abstractmethod
+    async def load_run_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return the state that was saved last of this run's algorithm, or ``None``."""
+
+    @abstractmethod
+    async def vacuum(self, *, before: float) -> StoreStatistics:
+        """Delete what is old. Nothing else ever deletes anything.
+
+        Deletes rollouts that became final before ``before`` (seconds since the epoch) with their attempts and spans,
+        runs that ended before it with their states, workers not seen since, and resources not updated since that
+        neither a remaining rollout names nor are the latest. Writers are not held up for long.
+
+        Returns:
+            How much was deleted.
+        """
 
     @abstractmethod
     async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:

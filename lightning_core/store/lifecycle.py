@@ -7,10 +7,11 @@ for good. Functions take values and return new values; they change nothing. Time
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, get_args
 
-from lightning_core.errors import FinalRolloutError, InvalidTransitionError
-from lightning_core.types import Attempt, AttemptStatus, RolloutConfig, RolloutStatus, RolloutV2
+from lightning_core.errors import ConfigurationError, FinalRolloutError, InvalidTransitionError
+from lightning_core.types import Attempt, AttemptStatus, FailureReason, RolloutConfig, RolloutStatus, RolloutV2
 
 __all__ = [
     "DEFAULT_LEASE_SECONDS",
@@ -18,9 +19,11 @@ __all__ = [
     "QUEUED_STATUSES",
     "WORKER_SILENCE_SECONDS",
     "Change",
+    "allowed_pending",
     "begin_attempt",
     "deadline",
     "expire",
+    "heartbeat",
     "is_live",
     "is_queued",
     "report_attempt",
@@ -34,6 +37,15 @@ WORKER_SILENCE_SECONDS = 60.0
 QUEUED_STATUSES: frozenset[RolloutStatus] = frozenset({"queuing", "requeuing"})
 _ROLLOUT_STATUSES: tuple[RolloutStatus, ...] = get_args(RolloutStatus)
 _ATTEMPT_STATUSES: tuple[AttemptStatus, ...] = get_args(AttemptStatus)
+_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
+# What is assumed of an attempt whose reporter gives no reason.
+_USUAL_REASONS: dict[AttemptStatus, FailureReason | None] = {
+    "succeeded": None,
+    "failed": "agent_error",
+    "timeout": "timeout",
+    "unresponsive": "unresponsive",
+    "cancelled": "cancelled",
+}
 LIVE_ATTEMPT_STATUSES: frozenset[AttemptStatus] = frozenset({"preparing", "running"})
 
 
@@ -84,7 +96,7 @@ def begin_attempt(
         )
     superseded = None
     if previous is not None and is_live(previous):
-        superseded = _ended(previous, "cancelled", now, {"reason": "superseded"})
+        superseded = _ended(previous, "cancelled", now, "cancelled", {"detail": "superseded"})
     attempt = Attempt.trusted(
         {
             "rollout_id": rollout.rollout_id,
@@ -95,6 +107,7 @@ def begin_attempt(
             "status": "preparing",
             "worker_id": worker_id,
             "last_heartbeat_time": None,
+            "reason": None,
             "metadata": {},
         }
     )
@@ -112,10 +125,29 @@ def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: 
         return Change(rollout, attempt)
     # A clock that jumps back must not shorten the lease.
     seen = max(now, attempt.last_heartbeat_time or now)
-    attempt = attempt.replace(status="running", end_time=None, last_heartbeat_time=seen)
+    attempt = attempt.replace(status="running", end_time=None, last_heartbeat_time=seen, reason=None)
     if rollout.status != "running":
         rollout = rollout.replace(status="running")
     return Change(rollout, attempt)
+
+
+def heartbeat(
+    rollout: RolloutV2, attempt: Attempt, reported: float, *, is_latest: bool, now: float
+) -> Change:
+    """A heartbeat that says when it was sent, by a worker's clock: one that is ahead must not lengthen the lease."""
+    return sign_of_life(rollout, attempt, is_latest=is_latest, now=min(reported, now))
+
+
+def allowed_pending(number: int, quorum: float) -> int:
+    """Return how many of ``number`` rollouts need not be final for a wait with this quorum to end.
+
+    Raises:
+        ConfigurationError: If ``quorum`` is not above 0 and at most 1.
+    """
+    if not 0 < quorum <= 1:
+        raise ConfigurationError(f"quorum must be above 0 and at most 1, not {quorum!r}")
+    # Rounded first: 0.9 of 10 is 9, though their product in floating point is a little more.
+    return number - math.ceil(round(quorum * number, 9))
 
 
 def expire(rollout: RolloutV2, attempt: Attempt, now: float) -> Change | None:
@@ -130,7 +162,7 @@ def expire(rollout: RolloutV2, attempt: Attempt, now: float) -> Change | None:
     else:
         lease = rollout.config.unresponsive_seconds or DEFAULT_LEASE_SECONDS
         detail = f"no span or heartbeat for {lease:g} s: the worker is stuck or gone"
-    return _end(rollout, attempt, status, now, {"reason": status, "detail": detail})
+    return _end(rollout, attempt, status, now, _USUAL_REASONS[status], {"detail": detail})
 
 
 def report_attempt(
@@ -140,23 +172,24 @@ def report_attempt(
     *,
     is_latest: bool,
     now: float,
-    metadata: dict[str, Any] | None = None,
+    reason: FailureReason | None = None,
 ) -> Change:
     """Somebody reports the attempt's status.
 
     Only the latest attempt of a rollout that is not final counts. An attempt that has ended for good stays as it
     is; an ``unresponsive`` one may still report its end, since its work was done and nobody has begun it again.
-    ``metadata`` is kept in every case.
+    ``reason`` says why it did not succeed; without one it is what the status makes likely.
 
     Raises:
         InvalidTransitionError: If there is no such status.
+        ConfigurationError: If there is no such reason.
     """
+    if reason is not None and reason not in _REASONS:
+        raise ConfigurationError(f"{reason!r} is no reason of a failure: it is one of {', '.join(_REASONS)}")
     if status not in _ATTEMPT_STATUSES:
         raise InvalidTransitionError(
             f"attempt {attempt.attempt_id!r} cannot become {status!r}: an attempt is {', '.join(_ATTEMPT_STATUSES)}"
         )
-    if metadata:
-        attempt = attempt.replace(metadata=attempt.metadata | metadata)
     if status in LIVE_ATTEMPT_STATUSES:
         change = sign_of_life(rollout, attempt, is_latest=is_latest, now=now)
         if status == "preparing" and change.attempt is not attempt:
@@ -171,7 +204,9 @@ def report_attempt(
     reportable = is_live(attempt) or attempt.status == "unresponsive"
     if rollout.is_final or not is_latest or not reportable:
         return Change(rollout, attempt)
-    return _end(rollout, attempt, status, now, {})
+    if status == "succeeded":
+        reason = None
+    return _end(rollout, attempt, status, now, reason or _USUAL_REASONS[status], {})
 
 
 def report_rollout(
@@ -198,29 +233,43 @@ def report_rollout(
         return rollout.replace(status=status), latest.replace(status=status)
     if status in QUEUED_STATUSES:
         if latest is not None and live:
-            latest = _ended(latest, "cancelled", now, {"reason": "requeued"})
+            latest = _ended(latest, "cancelled", now, "cancelled", {"detail": "requeued"})
         return rollout.replace(status=status if latest is None else "requeuing"), latest
     if latest is not None and live:
         ending: AttemptStatus = (
             "succeeded" if status == "succeeded" else "failed" if status == "failed" else "cancelled"
         )
-        latest = _ended(latest, ending, now, {})
+        latest = _ended(latest, ending, now, _USUAL_REASONS[ending], {})
     return rollout.replace(status=status, end_time=now), latest
 
 
-def _ended(attempt: Attempt, status: AttemptStatus, now: float, metadata: dict[str, Any]) -> Attempt:
+def _ended(
+    attempt: Attempt,
+    status: AttemptStatus,
+    now: float,
+    reason: FailureReason | None,
+    metadata: dict[str, Any],
+) -> Attempt:
+    if metadata:
+        metadata = attempt.metadata | metadata
     return attempt.replace(
-        status=status, end_time=now, metadata=attempt.metadata | metadata if metadata else attempt.metadata
+        status=status, end_time=now, reason=reason, metadata=metadata or attempt.metadata
     )
 
 
 def _end(
-    rollout: RolloutV2, attempt: Attempt, status: AttemptStatus, now: float, metadata: dict[str, Any]
+    rollout: RolloutV2,
+    attempt: Attempt,
+    status: AttemptStatus,
+    now: float,
+    reason: FailureReason | None,
+    metadata: dict[str, Any],
 ) -> Change:
-    attempt = _ended(attempt, status, now, metadata)
+    attempt = _ended(attempt, status, now, reason, metadata)
     if status == "succeeded" or status == "cancelled":
         return Change(rollout.replace(status=status, end_time=now), attempt)
     config = rollout.config
-    if status in config.retry_condition and attempt.sequence_id < config.max_attempts:
+    worth_it = status in config.retry_condition or reason in config.retry_condition
+    if worth_it and attempt.sequence_id < config.max_attempts:
         return Change(rollout.replace(status="requeuing"), attempt)
     return Change(rollout.replace(status="failed", end_time=now), attempt)

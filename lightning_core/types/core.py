@@ -24,6 +24,7 @@ __all__ = [
     "AttemptStatus",
     "AttemptedRollout",
     "Dataset",
+    "FailureReason",
     "GenericResponse",
     "Hook",
     "ParallelWorkerBase",
@@ -57,6 +58,12 @@ RolloutStatus = Literal["queuing", "preparing", "running", "failed", "succeeded"
 AttemptStatus = Literal["preparing", "running", "failed", "succeeded", "unresponsive", "timeout", "cancelled"]
 """Only ``preparing`` and ``running`` are live; an ``unresponsive`` attempt may come back to life."""
 
+FailureReason = Literal[
+    "agent_error", "timeout", "unresponsive", "cancelled", "no_resources", "infrastructure"
+]
+"""Why an attempt did not succeed: the agent raised or returned nonsense; it ran too long; its worker fell silent; somebody
+stopped it; the resources it asked for do not exist; or something around the agent broke, such as the tracer or the store."""
+
 WorkerStatus = Literal["idle", "busy", "unknown"]
 RunStatus = Literal["running", "succeeded", "failed", "cancelled"]
 
@@ -75,7 +82,9 @@ class RolloutConfig(Model):
         unresponsive_seconds: Length of an attempt's lease, in seconds. Spans and heartbeats renew it; when it
             runs out the attempt is ``unresponsive``. ``None`` for the store's default of 60 seconds.
         max_attempts: How often the rollout may be tried in all; at least 1.
-        retry_condition: Which attempt endings are worth another attempt, while ``max_attempts`` allows one.
+        retry_condition: Which attempt endings are worth another attempt, while ``max_attempts`` allows one: statuses
+            of attempts, reasons of failures, or both. ``["unresponsive", "infrastructure"]`` retries what is not the
+            agent's fault. A cancelled attempt is never retried.
     """
 
     model_config = ConfigDict(defer_build=True, extra="forbid")
@@ -83,7 +92,7 @@ class RolloutConfig(Model):
     timeout_seconds: float | None = Field(default=None, gt=0)
     unresponsive_seconds: float | None = Field(default=None, gt=0)
     max_attempts: int = Field(default=1, ge=1)
-    retry_condition: list[AttemptStatus] = Field(
+    retry_condition: list[AttemptStatus | FailureReason] = Field(
         default_factory=lambda: ["failed", "timeout", "unresponsive"]
     )
 
@@ -95,7 +104,9 @@ class RolloutConfig(Model):
 class Attempt(Model):
     """One try at a rollout.
 
-    Times are seconds since the epoch. ``sequence_id`` counts the attempts of a rollout from 1.
+    Times are seconds since the epoch. ``sequence_id`` counts the attempts of a rollout from 1. ``reason`` says why an
+    attempt did not succeed, and is set on every one that ended otherwise; what there is to say about it in words is in
+    the metadata, as ``error`` or ``detail``.
     """
 
     rollout_id: str
@@ -106,6 +117,7 @@ class Attempt(Model):
     status: AttemptStatus = "preparing"
     worker_id: str | None = None
     last_heartbeat_time: float | None = None
+    reason: FailureReason | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     def detached(self) -> Attempt:
