@@ -169,6 +169,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, cut, delay, fill and cancel for some minutes, and count what was lost; `-- --seed 7` for other faults."""
+    install(session, *everything())
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew, for every supported Python and platform; `-- --upgrade` raises versions."""
