@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "doctor": "lightning_core.cli.doctor",
     "plugins": "lightning_core.cli.plugins",
     "runs": "lightning_core.cli.runs",
+    "store": "lightning_core.cli.store",
 }
 """Command to the module that defines it under the same name."""
 
@@ -45,7 +46,7 @@ class _LazyGroup(click.Group):
 @click.version_option(lightning_core.__version__, prog_name="lightning-core")
 @click.option("--debug", is_flag=True, help="Log everything, and show tracebacks.")
 def main(debug: bool) -> None:
-    """Look at what is installed and at stored runs of lightning-core."""
+    """Look at what is installed and at stored runs of lightning-core, and serve its stores."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
