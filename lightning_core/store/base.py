@@ -30,6 +30,7 @@ from lightning_core.types import (
     Worker,
 )
 from lightning_core.types._model import Model, build_models
+from lightning_core.types.tracing import SpanBatch
 
 __all__ = [
     "UNSET",
@@ -269,7 +270,7 @@ class LightningStore(ABC):
 
         A store that keeps the encoding of ``lightning_core.store.encoding`` need not decode them.
         """
-        return await self.add_spans([decode_span(span) for span in spans])
+        return await self.add_spans(SpanBatch(map(decode_span, spans)))
 
     async def query_encoded_spans(
         self,
@@ -459,6 +460,8 @@ class LightningStore(ABC):
         self, *, rollout_ids: Sequence[str], timeout: float | None = None, quorum: float = 1.0
     ) -> list[RolloutV2]:
         """Wait until these rollouts are final, or ``timeout`` seconds have passed.
+
+        One that is deleted meanwhile is not waited for, and left out of the result.
 
         Args:
             rollout_ids: Which.

@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 
-
 class EncodedSpan(NamedTuple):
     """A span of which only the fields that stores look for can be read without decoding ``body``, a JSON object."""
 

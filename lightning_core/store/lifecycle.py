@@ -11,7 +11,14 @@ import math
 from typing import Any, NamedTuple, get_args
 
 from lightning_core.errors import ConfigurationError, FinalRolloutError, InvalidTransitionError
-from lightning_core.types import Attempt, AttemptStatus, FailureReason, RolloutConfig, RolloutStatus, RolloutV2
+from lightning_core.types import (
+    Attempt,
+    AttemptStatus,
+    FailureReason,
+    RolloutConfig,
+    RolloutStatus,
+    RolloutV2,
+)
 
 __all__ = [
     "DEFAULT_LEASE_SECONDS",
@@ -28,6 +35,7 @@ __all__ = [
     "is_queued",
     "report_attempt",
     "report_rollout",
+    "request_prefix",
     "sign_of_life",
 ]
 
@@ -114,6 +122,21 @@ def begin_attempt(
     return Change(rollout.replace(status="preparing"), attempt), superseded
 
 
+def request_prefix(worker_id: str | None, request_id: str | None) -> str | None:
+    """Return how the ids of attempts begin that a dequeue with this ``request_id`` begins, up to the last dash.
+
+    Raises:
+        ConfigurationError: If there is a request and no worker.
+    """
+    if request_id is None:
+        return None
+    if worker_id is None:
+        raise ConfigurationError(
+            f"request_id={request_id!r} needs a worker_id: the request is looked up among the worker's attempts"
+        )
+    return f"at-{request_id}"
+
+
 def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: float) -> Change:
     """A span or a heartbeat of the attempt has arrived: renew its lease.
 
@@ -123,8 +146,8 @@ def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: 
     revivable = is_live(attempt) or attempt.status == "unresponsive"
     if rollout.is_final or not is_latest or not revivable:
         return Change(rollout, attempt)
-    # A clock that jumps back must not shorten the lease.
-    seen = max(now, attempt.last_heartbeat_time or now)
+    # A clock that jumps back, or a worker's clock that is behind, must not shorten the lease.
+    seen = max(now, attempt.last_heartbeat_time or attempt.start_time)
     attempt = attempt.replace(status="running", end_time=None, last_heartbeat_time=seen, reason=None)
     if rollout.status != "running":
         rollout = rollout.replace(status="running")
@@ -135,7 +158,7 @@ def heartbeat(
     rollout: RolloutV2, attempt: Attempt, reported: float, *, is_latest: bool, now: float
 ) -> Change:
     """A heartbeat that says when it was sent, by a worker's clock: one that is ahead must not lengthen the lease."""
-    return sign_of_life(rollout, attempt, is_latest=is_latest, now=min(reported, now))
+    return sign_of_life(rollout, attempt, is_latest=is_latest, now=min(now, reported))
 
 
 def allowed_pending(number: int, quorum: float) -> int:
@@ -252,9 +275,7 @@ def _ended(
 ) -> Attempt:
     if metadata:
         metadata = attempt.metadata | metadata
-    return attempt.replace(
-        status=status, end_time=now, reason=reason, metadata=metadata or attempt.metadata
-    )
+    return attempt.replace(status=status, end_time=now, reason=reason, metadata=metadata or attempt.metadata)
 
 
 def _end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -39,6 +40,8 @@ from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    Deletion,
+    FailureReason,
     NamedResources,
     ResourcesUpdate,
     RolloutConfig,
@@ -46,6 +49,7 @@ from lightning_core.types import (
     RolloutStatus,
     RolloutV2,
     Run,
+    RunState,
     Span,
     TaskInput,
     Worker,
@@ -104,23 +108,28 @@ class InMemoryLightningStore(LightningStore):
         *,
         run_id: str | None = None,
         worker_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AttemptedRollout:
-        """Create a rollout and its first attempt at once, without passing the queue."""
+        """Create a rollout and its first attempt at once, without passing the queue; see the contract."""
         self._require_keepable(input=input, metadata=metadata)
+        request = EnqueueRequest(
+            input=input,
+            mode=mode,
+            resources_id=resources_id,
+            config=config or RolloutConfig(),
+            metadata=metadata or {},
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+        )
         with self._lock:
             now = self._tables.enter()
-            rollout = new_rollout(
-                EnqueueRequest(
-                    input=input,
-                    mode=mode,
-                    resources_id=resources_id,
-                    config=config or RolloutConfig(),
-                    metadata=metadata or {},
-                    run_id=run_id,
-                ),
-                now,
-            )
-            entry = self._tables.insert(rollout.replace(status="preparing"))
+            known = self._tables.keys.get(idempotency_key) if idempotency_key is not None else None
+            if known is None:
+                entry = self._tables.insert(new_rollout(request, now).replace(status="preparing"))
+            else:
+                entry = self._tables.rollouts[known]
+                if entry.latest is not None:
+                    return entry.rollout.with_attempt(entry.latest.attempt)
             return self._tables.begin(entry, worker_id, now)
 
     async def enqueue_rollouts(self, requests: Sequence[EnqueueRequest]) -> list[RolloutV2]:
@@ -146,33 +155,59 @@ class InMemoryLightningStore(LightningStore):
     # Taking work out
 
     async def dequeue_rollouts(
-        self, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, *, run_id: str | None = None
+        self,
+        limit: int = 1,
+        worker_id: str | None = None,
+        wait: float = 0.0,
+        *,
+        run_id: str | None = None,
+        request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
+        prefix = lifecycle.request_prefix(worker_id, request_id)
         give_up = time.monotonic() + wait
         while True:
             with self._lock:
                 now = self._tables.enter()
-                queue = self._tables.queue if run_id is None else self._tables.run_queues.get(run_id, {})
-                taken = [
-                    self._tables.begin(self._tables.rollouts[rollout_id], worker_id, now)
-                    for rollout_id in list(islice(queue, max(limit, 0)))
-                ]
+                taken = self._take(limit, worker_id, run_id, prefix, now)
                 left = give_up - time.monotonic()
                 if taken or limit <= 0 or left <= 0:
                     return taken
                 waiter = Waiter()
-                self._tables.work_waiters[waiter] = run_id
+                self._tables.wait_for_work(waiter, run_id, (worker_id, prefix))
                 seconds = self._tables.until_due(left, now)
             woken = False
             try:
                 woken = await waiter.wait(seconds)
             finally:
                 with self._lock:
-                    registered = self._tables.work_waiters.pop(waiter, waiter) is not waiter
+                    registered = self._tables.stop_waiting_for_work(waiter)
                     if not woken and not registered:
                         # It was woken, and was cancelled before it could take the work: somebody else must.
                         self._tables.wake_workers(1)
+
+    def _take(
+        self,
+        limit: int,
+        worker_id: str | None,
+        run_id: str | None,
+        prefix: str | None,
+        now: float,
+    ) -> list[AttemptedRollout]:
+        """Begin attempts of queued rollouts, unless the same request has begun some that are live."""
+        tables = self._tables
+        if worker_id is not None and prefix is not None and (begun := tables.begun(worker_id, prefix)):
+            # Whoever was woken for new work, and gets this instead, must wake another.
+            tables.wake_workers(1)
+            return begun
+        queue = tables.queue if run_id is None else tables.run_queues.get(run_id, {})
+        taken = [
+            tables.begin(tables.rollouts[rollout_id], worker_id, now, prefix or "at")
+            for rollout_id in list(islice(queue, max(limit, 0)))
+        ]
+        if taken and prefix is not None:
+            tables.wake_request((worker_id, prefix))
+        return taken
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
@@ -392,6 +427,8 @@ class InMemoryLightningStore(LightningStore):
         worker_id: Maybe[str | None] = UNSET,
         last_heartbeat_time: Maybe[float] = UNSET,
         metadata: Maybe[dict[str, Any]] = UNSET,
+        *,
+        reason: FailureReason | None = None,
     ) -> Attempt:
         """Report on an attempt; see the contract."""
         self._require_keepable(metadata=metadata)
@@ -406,12 +443,12 @@ class InMemoryLightningStore(LightningStore):
             if metadata is not UNSET:
                 attempt = attempt.replace(metadata=attempt.metadata | copy_value(metadata))
             if last_heartbeat_time is not UNSET:
-                rollout, attempt = lifecycle.sign_of_life(
-                    rollout, attempt, is_latest=is_latest, now=last_heartbeat_time
+                rollout, attempt = lifecycle.heartbeat(
+                    rollout, attempt, last_heartbeat_time, is_latest=is_latest, now=now
                 )
             if status is not UNSET:
                 rollout, attempt = lifecycle.report_attempt(
-                    rollout, attempt, status, is_latest=is_latest, now=now
+                    rollout, attempt, status, is_latest=is_latest, now=now, reason=reason
                 )
             self._tables.apply(entry, attempt_entry, before, lifecycle.Change(rollout, attempt))
             return attempt.detached()
@@ -470,9 +507,11 @@ class InMemoryLightningStore(LightningStore):
     # Waiting
 
     async def wait_for_rollouts(
-        self, *, rollout_ids: Sequence[str], timeout: float | None = None
+        self, *, rollout_ids: Sequence[str], timeout: float | None = None, quorum: float = 1.0
     ) -> list[RolloutV2]:
-        """Wait until all of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
+        """Wait until these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
+        wanted = dict.fromkeys(rollout_ids)
+        allowed = lifecycle.allowed_pending(len(wanted), quorum)
         give_up = None if timeout is None else time.monotonic() + timeout
         waiter: Waiter | None = None
         try:
@@ -481,15 +520,20 @@ class InMemoryLightningStore(LightningStore):
                     now = self._tables.enter()
                     if waiter is None:
                         waiter = Waiter(
-                            {name for name in rollout_ids if not self._tables.entry(name).rollout.is_final}
+                            {name for name in wanted if not self._tables.entry(name).rollout.is_final},
+                            allowed,
                         )
                         self._tables.waiting.add(waiter)
                         for name in waiter.pending:
                             self._tables.end_waiters.setdefault(name, []).append(waiter)
                     left = None if give_up is None else give_up - time.monotonic()
-                    if not waiter.pending or (left is not None and left <= 0):
-                        found = (self._tables.rollouts[name].rollout for name in dict.fromkeys(rollout_ids))
-                        return [rollout.detached() for rollout in found if rollout.is_final]
+                    if waiter.done or (left is not None and left <= 0):
+                        found = (self._tables.rollouts.get(name) for name in wanted)
+                        return [
+                            entry.rollout.detached()
+                            for entry in found
+                            if entry is not None and entry.rollout.is_final
+                        ]
                     seconds = self._tables.until_due(left, now)
                 await waiter.wait(seconds)
         finally:
@@ -528,6 +572,45 @@ class InMemoryLightningStore(LightningStore):
             runs = [run for run in self._tables.runs.values() if run_id is None or run.run_id == run_id]
             return [run.model_copy(deep=True) for run in runs]
 
+    async def save_run_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Store the state of a run's algorithm; see the contract."""
+        self._require_keepable(state=state)
+        record = RunState(run_id=run_id, state=copy_value(state))
+        with self._lock:
+            self._tables.enter()
+            self._tables.run_states[run_id] = record
+            self.journal(record)
+
+    async def load_run_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return the state that was saved last of this run's algorithm, or ``None``."""
+        with self._lock:
+            self._tables.enter()
+            record = self._tables.run_states.get(run_id)
+        # A record is replaced, never changed, so it can be copied outside the lock.
+        return copy_value(record.state) if record is not None else None
+
+    async def vacuum(self, *, before: float) -> StoreStatistics:
+        """Delete what is old; see the contract."""
+        deleted = StoreStatistics()
+        with self._lock:
+            self._tables.enter()
+            old = self._tables.ended_before(before)
+        for start in range(0, len(old), _VACUUM_BATCH):
+            with self._lock:
+                self._tables.enter()
+                self._delete(Deletion(rollout_ids=old[start : start + _VACUUM_BATCH]), deleted)
+            # Others have their turn between the batches.
+            await asyncio.sleep(0)
+        with self._lock:
+            self._tables.enter()
+            self._delete(self._tables.old_rest(before), deleted)
+        return deleted
+
+    def _delete(self, deletion: Deletion, deleted: StoreStatistics) -> None:
+        self._tables.delete(deletion, deleted)
+        if any(vars(deletion).values()):
+            self.journal(deletion)
+
     async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:
         """Count what is in the store; with ``run_id``, rollouts of that run only."""
         with self._lock:
@@ -552,10 +635,7 @@ class InMemoryLightningStore(LightningStore):
         """Refuse further calls and wake everybody who waits."""
         with self._lock:
             self._tables.closed = True
-            waiters = {
-                *self._tables.work_waiters,
-                *(w for group in self._tables.end_waiters.values() for w in group),
-            }
+            waiters = (*self._tables.work_waiters, *self._tables.waiting)
         for waiter in waiters:
             waiter.wake()
 
@@ -565,6 +645,9 @@ class InMemoryLightningStore(LightningStore):
             for place, value in values.items():
                 if value is not UNSET:
                     require_json(value, place)
+
+
+_VACUUM_BATCH = 500
 
 
 def _page(items: Iterable[Any], limit: int | None, offset: int) -> Iterable[Any]:

@@ -17,17 +17,18 @@ from lightning_core.errors import (
     UnknownRolloutError,
 )
 from lightning_core.store import lifecycle
-from lightning_core.store.base import (
-    EnqueueRequest,
-)
+from lightning_core.store.base import EnqueueRequest, StoreStatistics
 from lightning_core.types import (
+    FINAL_ROLLOUT_STATUSES,
     Attempt,
     AttemptedRollout,
+    Deletion,
     ResourcesUpdate,
     RolloutConfig,
     RolloutStatus,
     RolloutV2,
     Run,
+    RunState,
     Span,
     Worker,
 )
@@ -45,8 +46,11 @@ __all__ = [
     "refuse_conflicts",
 ]
 
-Record: TypeAlias = RolloutV2 | Attempt | Span | ResourcesUpdate | Worker | Run
-"""Everything that a store keeps."""
+Request: TypeAlias = tuple[str | None, str | None]
+"""The worker that dequeues, and how the ids of the attempts begin by which it would know them again."""
+
+Record: TypeAlias = RolloutV2 | Attempt | Span | ResourcesUpdate | Worker | Run | RunState | Deletion
+"""Everything that a store keeps, and the deletion of some of it."""
 
 
 class AttemptEntry:
@@ -86,14 +90,26 @@ class RolloutEntry:
 
 
 class Waiter:
-    """A coroutine, on any event loop, that waits for something in the store."""
+    """A coroutine, on any event loop, that waits for something in the store.
 
-    __slots__ = ("_future", "_loop", "pending")
+    Args:
+        pending: The rollouts whose end it waits for.
+        allowed: How many of them need not end.
+    """
 
-    def __init__(self, pending: set[str] | None = None) -> None:
+    __slots__ = ("_future", "_loop", "allowed", "pending", "request")
+
+    def __init__(self, pending: set[str] | None = None, allowed: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
         self.pending: set[str] = pending if pending is not None else set()
+        self.allowed = allowed
+        self.request: Request = (None, None)
+
+    @property
+    def done(self) -> bool:
+        """Whether enough rollouts have ended."""
+        return len(self.pending) <= self.allowed
 
     def wake(self) -> None:
         """Wake it; may be called from any thread."""
@@ -145,14 +161,21 @@ class Tables:
         # (due, tie-breaker, rollout id, attempt id); a renewed lease is noticed when its old entry comes up.
         self.due: list[tuple[float, int, str, str]] = []
         self.ties = count()
+        self.numbers = count()
         self.resources: dict[str, ResourcesUpdate] = {}
         self.latest_resources: str | None = None
         self.workers: dict[str, Worker] = {}
-        self.worker_attempts: dict[str, set[tuple[str, str]]] = {}
+        # The live attempts of each worker, oldest first.
+        self.worker_attempts: dict[str, dict[tuple[str, str], None]] = {}
         self.runs: dict[str, Run] = {}
+        self.run_states: dict[str, RunState] = {}
+        # How many rollouts name the resources.
+        self.resources_users: dict[str, int] = {}
         self.attempt_count = 0
         self.span_count = 0
         self.work_waiters: dict[Waiter, str | None] = {}
+        # Of those, the ones that say which request of which worker they are.
+        self.request_waiters: dict[Request, list[Waiter]] = {}
         self.end_waiters: dict[str, list[Waiter]] = {}
         self.waiting: set[Waiter] = set()
 
@@ -174,8 +197,12 @@ class Tables:
                 self.latest_resources = record.resources_id
             elif isinstance(record, Worker):
                 self.workers[record.worker_id] = record
-            else:
+            elif isinstance(record, Run):
                 self.runs[record.run_id] = record
+            elif isinstance(record, RunState):
+                self.run_states[record.run_id] = record
+            else:
+                self.delete(record, StoreStatistics())
 
     def enter(self) -> float:
         """Begin an operation: refuse it if the store is closed, and expire what is due. Returns the time."""
@@ -184,7 +211,10 @@ class Tables:
         now = self.clock()
         while self.due and self.due[0][0] <= now:
             _, _, rollout_id, attempt_id = heapq.heappop(self.due)
-            entry = self.rollouts[rollout_id]
+            entry = self.rollouts.get(rollout_id)
+            if entry is None:
+                # It had ended, and has been deleted.
+                continue
             attempt_entry = entry.attempts[attempt_id]
             if not lifecycle.is_live(attempt_entry.attempt):
                 continue
@@ -236,12 +266,13 @@ class Tables:
 
     def insert(self, rollout: RolloutV2) -> RolloutEntry:
         """Add a rollout."""
-        entry = self.rollouts[rollout.rollout_id] = RolloutEntry(rollout, len(self.rollouts))
+        entry = self.rollouts[rollout.rollout_id] = RolloutEntry(rollout, next(self.numbers))
         self.by_status.setdefault(rollout.status, {})[rollout.rollout_id] = None
         if rollout.run_id is not None:
             self.by_run.setdefault(rollout.run_id, {})[rollout.rollout_id] = None
         if rollout.idempotency_key is not None:
             self.keys[rollout.idempotency_key] = rollout.rollout_id
+        self._use_resources(rollout.resources_id, 1)
         if lifecycle.is_queued(rollout):
             self.push(rollout)
         return entry
@@ -261,11 +292,13 @@ class Tables:
             if not queue:
                 self.run_queues.pop(rollout.run_id, None)
 
-    def begin(self, entry: RolloutEntry, worker_id: str | None, now: float) -> AttemptedRollout:
-        """Begin the next attempt of a rollout."""
+    def begin(
+        self, entry: RolloutEntry, worker_id: str | None, now: float, prefix: str = "at"
+    ) -> AttemptedRollout:
+        """Begin the next attempt of a rollout; ``prefix`` is how its id begins."""
         latest = entry.latest
         change, superseded = lifecycle.begin_attempt(
-            entry.rollout, latest.attempt if latest is not None else None, new_id("at"), worker_id, now
+            entry.rollout, latest.attempt if latest is not None else None, new_id(prefix), worker_id, now
         )
         if superseded is not None:
             self.set_attempt(entry, superseded)
@@ -277,6 +310,15 @@ class Tables:
         if worker_id is not None:
             self.see_worker(worker_id, now, None)
         return change.rollout.with_attempt(change.attempt)
+
+    def begun(self, worker_id: str, prefix: str) -> list[AttemptedRollout]:
+        """Return a worker's live attempts whose ids were made with ``prefix``, oldest first."""
+        found: list[AttemptedRollout] = []
+        for rollout_id, attempt_id in self.worker_attempts.get(worker_id, ()):
+            if attempt_id.rpartition("-")[0] == prefix:
+                entry = self.rollouts[rollout_id]
+                found.append(entry.rollout.with_attempt(entry.attempts[attempt_id].attempt))
+        return found
 
     def sign_of_life(self, entry: RolloutEntry, attempt: AttemptEntry, now: float) -> None:
         """Renew the lease of an attempt, if it may."""
@@ -299,6 +341,9 @@ class Tables:
     def set_rollout(self, entry: RolloutEntry, rollout: RolloutV2) -> None:
         """Replace a rollout, and keep queue, index and waiters in step."""
         before, entry.rollout = entry.rollout, rollout
+        if rollout.resources_id != before.resources_id:
+            self._use_resources(before.resources_id, -1)
+            self._use_resources(rollout.resources_id, 1)
         if rollout.status == before.status:
             return
         name = rollout.rollout_id
@@ -314,8 +359,17 @@ class Tables:
         if rollout.is_final:
             for waiter in self.end_waiters.pop(name, ()):
                 waiter.pending.discard(name)
-                if not waiter.pending:
+                if waiter.done:
                     waiter.wake()
+
+    def _use_resources(self, resources_id: str | None, number: int) -> None:
+        """A rollout names these resources, or does so no more."""
+        if resources_id is not None:
+            users = self.resources_users.get(resources_id, 0) + number
+            if users:
+                self.resources_users[resources_id] = users
+            else:
+                del self.resources_users[resources_id]
 
     def set_attempt(self, entry: RolloutEntry, attempt: Attempt) -> None:
         """Replace an attempt or add it, and keep count, expiry and its worker's load in step."""
@@ -336,9 +390,9 @@ class Tables:
             and before.worker_id is not None
             and (before.worker_id != attempt.worker_id or not live)
         ):
-            self.worker_attempts.get(before.worker_id, set()).discard(key)
+            self.worker_attempts.get(before.worker_id, {}).pop(key, None)
         if live and attempt.worker_id is not None:
-            self.worker_attempts.setdefault(attempt.worker_id, set()).add(key)
+            self.worker_attempts.setdefault(attempt.worker_id, {})[key] = None
 
     def add(self, attempt: AttemptEntry, span: Span) -> Span:
         """Add a new span, which the store owns, drawing its sequence id if it has none."""
@@ -391,6 +445,87 @@ class Tables:
                 del self.work_waiters[waiter]
                 waiter.wake()
                 number -= 1
+
+    def wait_for_work(self, waiter: Waiter, run_id: str | None, request: Request) -> None:
+        """Have somebody woken when there is work."""
+        self.work_waiters[waiter] = run_id
+        waiter.request = request
+        if request[1] is not None:
+            self.request_waiters.setdefault(request, []).append(waiter)
+
+    def stop_waiting_for_work(self, waiter: Waiter) -> bool:
+        """Forget somebody who waited for work; whether he had not been woken."""
+        if waiter.request[1] is not None:
+            waiters = self.request_waiters[waiter.request]
+            waiters.remove(waiter)
+            if not waiters:
+                del self.request_waiters[waiter.request]
+        return self.work_waiters.pop(waiter, waiter) is not waiter
+
+    def wake_request(self, request: Request) -> None:
+        """A dequeue with this request has taken work: whoever asks the same meanwhile gets the same."""
+        for waiter in self.request_waiters.get(request, ()):
+            self.work_waiters.pop(waiter, None)
+            waiter.wake()
+
+    def ended_before(self, before: float) -> list[str]:
+        """Return the ids of the rollouts that ended before a time."""
+        return [
+            name
+            for status in FINAL_ROLLOUT_STATUSES
+            for name in self.by_status.get(status, ())
+            if (end := self.rollouts[name].rollout.end_time) is not None and end < before
+        ]
+
+    def old_rest(self, before: float) -> Deletion:
+        """Return what but rollouts a vacuum deletes."""
+        return Deletion(
+            run_ids=[
+                name for name, run in self.runs.items() if run.end_time is not None and run.end_time < before
+            ],
+            worker_ids=[
+                name for name, worker in self.workers.items() if (worker.last_heartbeat_time or 0) < before
+            ],
+            resources_ids=[
+                name
+                for name, update in self.resources.items()
+                if update.update_time < before
+                and name not in self.resources_users
+                and name != self.latest_resources
+            ],
+        )
+
+    def delete(self, deletion: Deletion, deleted: StoreStatistics) -> None:
+        """Delete things, and add up in ``deleted`` how many there were."""
+        for name in deletion.rollout_ids:
+            if (entry := self.rollouts.pop(name, None)) is not None:
+                self._forget(entry, deleted)
+        for name in deletion.run_ids:
+            deleted.runs += self.runs.pop(name, None) is not None
+            self.run_states.pop(name, None)
+        for name in deletion.worker_ids:
+            deleted.workers += self.workers.pop(name, None) is not None
+        for name in deletion.resources_ids:
+            deleted.resources += self.resources.pop(name, None) is not None
+
+    def _forget(self, entry: RolloutEntry, deleted: StoreStatistics) -> None:
+        """Take a final rollout, its attempts and its spans out of all indexes, and count them."""
+        rollout = entry.rollout
+        del self.by_status[rollout.status][rollout.rollout_id]
+        if rollout.run_id is not None:
+            of_run = self.by_run[rollout.run_id]
+            del of_run[rollout.rollout_id]
+            if not of_run:
+                del self.by_run[rollout.run_id]
+        if rollout.idempotency_key is not None:
+            self.keys.pop(rollout.idempotency_key, None)
+        self._use_resources(rollout.resources_id, -1)
+        spans = sum(len(attempt.spans) for attempt in entry.attempts.values())
+        self.attempt_count -= len(entry.attempts)
+        self.span_count -= spans
+        deleted.rollouts[rollout.status] = deleted.rollouts.get(rollout.status, 0) + 1
+        deleted.attempts += len(entry.attempts)
+        deleted.spans += spans
 
     def stop_waiting(self, waiter: Waiter) -> None:
         """Forget somebody who waited for rollouts to end."""

@@ -138,7 +138,7 @@ class LifecycleTests:
         )
         assert await store.dequeue_rollout("alive") is None
         first, _ = await store.query_attempts(rollout.rollout_id)
-        assert (first.status, first.metadata["reason"]) == ("unresponsive", "unresponsive")
+        assert (first.status, first.reason) == ("unresponsive", "unresponsive")
 
     async def test_expired_lease_without_retries_fails(self, store: LightningStore, clock: FakeClock) -> None:
         """The default lease is 60 seconds, and whoever looks first sees the rollout failed."""

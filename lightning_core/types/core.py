@@ -24,6 +24,7 @@ __all__ = [
     "AttemptStatus",
     "AttemptedRollout",
     "Dataset",
+    "Deletion",
     "FailureReason",
     "GenericResponse",
     "Hook",
@@ -36,6 +37,7 @@ __all__ = [
     "RolloutStatus",
     "RolloutV2",
     "Run",
+    "RunState",
     "RunStatus",
     "Task",
     "TaskInput",
@@ -61,8 +63,9 @@ AttemptStatus = Literal["preparing", "running", "failed", "succeeded", "unrespon
 FailureReason = Literal[
     "agent_error", "timeout", "unresponsive", "cancelled", "no_resources", "infrastructure"
 ]
-"""Why an attempt did not succeed: the agent raised or returned nonsense; it ran too long; its worker fell silent; somebody
-stopped it; the resources it asked for do not exist; or something around the agent broke, such as the tracer or the store."""
+"""Why an attempt did not succeed: the agent raised or returned nonsense; it ran too long; its worker fell silent;
+somebody stopped it; the resources it asked for do not exist; or something around the agent broke, such as the tracer
+or the store."""
 
 WorkerStatus = Literal["idle", "busy", "unknown"]
 RunStatus = Literal["running", "succeeded", "failed", "cancelled"]
@@ -275,6 +278,22 @@ class Run(Model):
     settings: dict[str, Any] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: str | None = None
+
+
+class RunState(Model):
+    """What the algorithm of a run has saved, so that it can go on after a crash; made of JSON values."""
+
+    run_id: str
+    state: dict[str, Any]
+
+
+class Deletion(Model):
+    """What a vacuum has deleted: things by id, rollouts along with their attempts and spans, runs with their states."""
+
+    rollout_ids: list[str] = Field(default_factory=list[str])
+    run_ids: list[str] = Field(default_factory=list[str])
+    worker_ids: list[str] = Field(default_factory=list[str])
+    resources_ids: list[str] = Field(default_factory=list[str])
 
 
 class Dataset(Protocol[T_co]):
