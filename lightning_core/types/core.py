@@ -37,6 +37,7 @@ __all__ = [
     "RolloutStatus",
     "RolloutV2",
     "Run",
+    "RunOwner",
     "RunState",
     "RunStatus",
     "Task",
@@ -263,12 +264,30 @@ class Worker(Model):
     heartbeat_stats: dict[str, Any] = Field(default_factory=dict)
 
 
+class RunOwner(Model):
+    """The process that a run runs in.
+
+    Attributes:
+        host: Which machine, and on it which namespace of process ids.
+        pid: Process id.
+        token: Tells this hold on the run from every other one.
+        heartbeat_time: When it was last heard of, in seconds since the epoch.
+    """
+
+    host: str
+    pid: int
+    token: str
+    heartbeat_time: float
+
+
 class Run(Model):
     """One call of ``Trainer.fit``, as its store keeps it. Times are seconds since the epoch.
 
     Attributes:
         settings: Which parts were used, by name.
         result: The ``TrainingResult`` as JSON, once there is one.
+        resumed: How often it was resumed.
+        owner: The process that it runs in, while it is ``running`` in a store that outlives the process.
     """
 
     run_id: str = Field(default_factory=lambda: _new_id("run"))
