@@ -162,14 +162,15 @@ async def test_a_file_that_is_damaged_inside_says_what_to_do(tmp_path):
     await store.enqueue_rollouts([EnqueueRequest(input="x" * 500) for _ in range(100)])
     await store.close()
     content = bytearray(path.read_bytes())
-    # The first page, which holds the schema, stays readable.
-    content[4096:] = b"\xff" * (len(content) - 4096)
+    # The first pages, which hold the schema, stay readable.
+    half = len(content) // 2
+    content[half:] = b"\xff" * (len(content) - half)
     path.write_bytes(content)
     store = SqliteLightningStore(path)
     with pytest.raises(StoreUnavailableError, match="corrupt"):
         await store.query_rollouts()
     with pytest.raises(StoreUnavailableError, match="corrupt"):
-        await store.enqueue_rollout(1)
+        await store.enqueue_rollouts([EnqueueRequest(input="x" * 500) for _ in range(100)])
     await store.close()
 
 
@@ -210,6 +211,50 @@ async def test_an_older_file_is_migrated(tmp_path, monkeypatch):
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone()[0] == len(newer)
     connection.close()
+
+
+async def test_a_file_of_the_first_version_is_upgraded(tmp_path):
+    path = tmp_path / "runs.db"
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA journal_mode = wal;" + schema._MIGRATIONS[0])
+    connection.executescript(
+        """
+        INSERT INTO rollouts (no, id, status, queue_no, end_no, attempt_no, start_time, end_time, run_id, config, metadata, input)
+        VALUES (1, 'ro-1', 'failed', NULL, 1, 1, 1.0, 2.0, 'run-1', '{}', '{}', '"task"'),
+               (2, 'ro-2', 'running', NULL, NULL, 3, 2.0, NULL, 'run-1', '{"max_attempts":3}', '{}', '{}'),
+               (3, 'ro-3', 'queuing', 1, NULL, NULL, 3.0, NULL, NULL, '{}', '{}', '[]');
+        INSERT INTO attempts (no, rollout_no, seq, id, status, worker_id, start_time, check_at, last_span_seq, metadata)
+        VALUES (1, 1, 1, 'at-1', 'failed', 'w', 1.0, NULL, 0, '{"error":"x"}'),
+               (2, 2, 1, 'at-2', 'timeout', 'w', 2.0, NULL, 0, '{}'),
+               (3, 2, 2, 'at-3', 'running', 'w', 3.0, 63.0, 1, '{}');
+        INSERT INTO spans VALUES (3, 1, 'aa', 'bb', 'call', '{"attributes":{"x":1},"status":{"status_code":"OK",
+        "description":null},"start_time":1.0,"end_time":2.0,"resource":{"attributes":{},"schema_url":""}}');
+        INSERT INTO runs (id, body) VALUES ('run-1', '{"run_id":"run-1","start_time":1.0,"end_time":2.0}');
+        INSERT INTO counts VALUES ('', 'rollout failed', 1), ('', 'rollout running', 1), ('', 'rollout queuing', 1),
+            ('run run-1', 'rollout failed', 1), ('run run-1', 'rollout running', 1), ('', 'attempts', 3),
+            ('', 'spans', 1);
+        """
+    )
+    connection.execute(f"PRAGMA application_id = {0x4C434F52}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = SqliteLightningStore(path, clock=lambda: 10.0)
+    [first] = await store.query_attempts("ro-1")
+    assert (first.reason, first.metadata) == ("agent_error", {"error": "x"})
+    assert [attempt.reason for attempt in await store.query_attempts("ro-2")] == ["timeout", None]
+    [span] = await store.query_spans("ro-2", "latest")
+    assert span.attributes == {"x": 1}
+    found = await store.query_rollouts(run_id="run-1", status=["running"])
+    assert [rollout.rollout_id for rollout in found] == ["ro-2"]
+    await store.update_attempt("ro-2", "at-3", status="failed", reason="infrastructure")
+    assert (await store.query_attempts("ro-2"))[1].reason == "infrastructure"
+    again = await store.dequeue_rollouts(5, "w", request_id="r")
+    assert [rollout.rollout_id for rollout in again] == ["ro-3", "ro-2"]
+    await store.save_run_state("run-1", {"step": 1})
+    deleted = await store.vacuum(before=100.0)
+    assert (deleted.rollouts, deleted.attempts, deleted.runs) == ({"failed": 1}, 1, 1)
+    await store.close()
 
 
 async def test_a_full_disk_is_an_error_and_loses_nothing_acknowledged(tmp_path, monkeypatch):

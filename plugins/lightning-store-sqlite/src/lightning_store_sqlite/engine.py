@@ -142,9 +142,9 @@ class Engine:
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
-    def new_waiter(self, pending: Iterable[str] = ()) -> Waiter:
-        """Begin to wait for the end of these rollouts, or for work; ``room.leave`` ends it."""
-        waiter = Waiter(pending)
+    def new_waiter(self, pending: Iterable[str] = (), allowed: int = 0) -> Waiter:
+        """Begin to wait for the end of these rollouts but ``allowed``, or for work; ``room.leave`` ends it."""
+        waiter = Waiter(pending, allowed)
         self.room.enter(waiter)
         with self._lock:
             if self._watcher is None and not self._closed:

@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple
 from lightning_core.errors import FinalRolloutError, UnknownAttemptError, UnknownRolloutError
 from lightning_core.store import lifecycle
 from lightning_core.store.base import UNSET, Maybe
+from lightning_core.store.encoding import decode, decode_config, encode
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    FailureReason,
     ResourcesUpdate,
     RolloutStatus,
     RolloutV2,
@@ -20,10 +22,10 @@ from lightning_core.types import (
 )
 
 from . import queries
-from .codec import decode, decode_config, encode
 from .writer import Operation, Transaction
 
 __all__ = [
+    "END_NUMBER",
     "NewRollout",
     "begin_attempt",
     "dequeue",
@@ -40,6 +42,18 @@ __all__ = [
     "update_rollout",
     "update_worker",
 ]
+
+
+# The greatest number of an end, also after a vacuum.
+END_NUMBER = (
+    "SELECT max(coalesce((SELECT end_no FROM rollouts WHERE end_no IS NOT NULL ORDER BY end_no DESC LIMIT 1), 0), "
+    "coalesce((SELECT n FROM counts WHERE scope = 'numbers' AND what = 'end'), 0))"
+)
+# Spans that are yet to be deleted still have the numbers of their attempts.
+_ATTEMPT_NUMBER = (
+    "SELECT max(coalesce((SELECT max(no) FROM attempts), 0), "
+    "coalesce((SELECT max(attempt_no) FROM garbage), 0))"
+)
 
 
 class NewRollout(NamedTuple):
@@ -114,9 +128,7 @@ def _set_status(tx: Transaction, no: int, before: RolloutV2, after: RolloutV2) -
         place = _next_place(tx)
         tx.announce_queued()
     if after.is_final:
-        end = tx.next_number(
-            "end", "SELECT end_no FROM rollouts WHERE end_no IS NOT NULL ORDER BY end_no DESC LIMIT 1"
-        )
+        end = tx.next_number("end", END_NUMBER)
         tx.announce_end(after.rollout_id)
     tx.execute(
         "UPDATE rollouts SET status = ?, end_time = ?, queue_no = ?, end_no = ? WHERE no = ?",
@@ -139,12 +151,7 @@ def enqueue(new: Sequence[NewRollout]) -> Operation[list[RolloutV2]]:
     def operation(tx: Transaction) -> list[RolloutV2]:
         rollouts: list[RolloutV2] = []
         for item in new:
-            row = None
-            if item.idempotency_key is not None:
-                row = tx.execute(
-                    "SELECT id FROM rollouts WHERE idempotency_key = ?", (item.idempotency_key,)
-                ).fetchone()
-            rollout_id = row[0] if row is not None else _insert_rollout(tx, item, "queuing")
+            rollout_id = _find_key(tx, item.idempotency_key) or _insert_rollout(tx, item, "queuing")
             rollouts.append(_known_rollout(tx, rollout_id).rollout)
         return rollouts
 
@@ -152,25 +159,58 @@ def enqueue(new: Sequence[NewRollout]) -> Operation[list[RolloutV2]]:
 
 
 def start_rollout(new: NewRollout, worker_id: str | None) -> Operation[AttemptedRollout]:
-    """Create a rollout and its first attempt."""
+    """Create a rollout and its first attempt, unless its idempotency key is known."""
 
     def operation(tx: Transaction) -> AttemptedRollout:
-        return _begin(tx, _known_rollout(tx, _insert_rollout(tx, new, "preparing")), worker_id)
+        rollout_id = _find_key(tx, new.idempotency_key)
+        if rollout_id is None:
+            return _begin(tx, _known_rollout(tx, _insert_rollout(tx, new, "preparing")), worker_id)
+        found = _known_rollout(tx, rollout_id)
+        if found.attempt_no is None:
+            return _begin(tx, found, worker_id)
+        return found.rollout.with_attempt(queries.get_attempt(tx.connection, rollout_id, found.attempt_no))
 
     return operation
 
 
-def dequeue(limit: int, worker_id: str | None, run_id: str | None) -> Operation[list[AttemptedRollout]]:
-    """Take rollouts out of the queue."""
+def _find_key(tx: Transaction, idempotency_key: str | None) -> str | None:
+    if idempotency_key is None:
+        return None
+    row = tx.execute("SELECT id FROM rollouts WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    return row[0] if row is not None else None
+
+
+def dequeue(
+    limit: int, worker_id: str | None, run_id: str | None, request_id: str | None
+) -> Operation[list[AttemptedRollout]]:
+    """Take rollouts out of the queue, or return those that the same request took before."""
     of_run = "" if run_id is None else "AND run_id = ? "
     sql = f"SELECT id FROM rollouts WHERE queue_no IS NOT NULL {of_run}ORDER BY queue_no LIMIT ?"  # noqa: S608
     values = (limit,) if run_id is None else (run_id, limit)
 
     def operation(tx: Transaction) -> list[AttemptedRollout]:
+        if request_id is not None and worker_id is not None:
+            before = _taken_before(tx, worker_id, request_id)
+            if before:
+                return before
         ids = tx.execute(sql, values).fetchall()
-        return [_begin(tx, _known_rollout(tx, rollout_id), worker_id) for (rollout_id,) in ids]
+        return [_begin(tx, _known_rollout(tx, rollout_id), worker_id, request_id) for (rollout_id,) in ids]
 
     return operation
+
+
+def _taken_before(tx: Transaction, worker_id: str, request_id: str) -> list[AttemptedRollout]:
+    rows = tx.execute(
+        "SELECT r.id, a.no FROM attempts a JOIN rollouts r ON r.no = a.rollout_no "
+        "WHERE a.check_at IS NOT NULL AND a.request_id = ? AND a.worker_id = ? ORDER BY a.no",
+        (request_id, worker_id),
+    ).fetchall()
+    return [
+        _known_rollout(tx, rollout_id).rollout.with_attempt(
+            queries.get_attempt(tx.connection, rollout_id, attempt_no)
+        )
+        for rollout_id, attempt_no in rows
+    ]
 
 
 def begin_attempt(rollout_id: str, worker_id: str | None) -> Operation[AttemptedRollout]:
@@ -178,21 +218,24 @@ def begin_attempt(rollout_id: str, worker_id: str | None) -> Operation[Attempted
     return lambda tx: _begin(tx, _known_rollout(tx, rollout_id), worker_id)
 
 
-def _begin(tx: Transaction, found: queries.StoredRollout, worker_id: str | None) -> AttemptedRollout:
+def _begin(
+    tx: Transaction, found: queries.StoredRollout, worker_id: str | None, request_id: str | None = None
+) -> AttemptedRollout:
     no, latest_no, rollout = found
     latest = None
     if latest_no is not None:
         latest = queries.get_attempt(tx.connection, rollout.rollout_id, latest_no)
-    change, superseded = lifecycle.begin_attempt(rollout, latest, new_id("at"), worker_id, tx.now)
+    attempt_no = tx.next_number("attempt", _ATTEMPT_NUMBER)
+    attempt_id = new_id("at") if request_id is None else f"at-{request_id}-{attempt_no}"
+    change, superseded = lifecycle.begin_attempt(rollout, latest, attempt_id, worker_id, tx.now)
     if superseded is not None and latest_no is not None:
         _save_attempt(tx, latest_no, rollout, superseded)
     _set_status(tx, no, rollout, change.rollout)
     attempt = change.attempt
-    attempt_no = tx.next_number("attempt", "SELECT max(no) FROM attempts")
     due, _ = lifecycle.deadline(rollout.config, attempt)
     tx.execute(
-        "INSERT INTO attempts (no, rollout_no, seq, id, status, worker_id, start_time, check_at, metadata) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, '{}')",
+        "INSERT INTO attempts (no, rollout_no, seq, id, status, worker_id, request_id, start_time, check_at, metadata) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')",
         (
             attempt_no,
             no,
@@ -200,6 +243,7 @@ def _begin(tx: Transaction, found: queries.StoredRollout, worker_id: str | None)
             attempt.attempt_id,
             attempt.status,
             worker_id,
+            request_id,
             attempt.start_time,
             due,
         ),
@@ -273,7 +317,7 @@ def find_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> FoundAtte
     which = "a.no = r.attempt_no" if attempt_id == "latest" else "a.rollout_no = r.no AND a.id = ?2"
     row = tx.execute(
         "SELECT r.no, r.attempt_no, r.status, r.end_time, r.config, r.run_id, a.no, a.last_span_seq, "  # noqa: S608
-        "a.id, a.seq, a.start_time, a.end_time, a.status, a.worker_id, a.heartbeat_time, a.metadata "
+        "a.id, a.seq, a.start_time, a.end_time, a.status, a.worker_id, a.heartbeat_time, a.reason, a.metadata "
         f"FROM rollouts r LEFT JOIN attempts a ON {which} WHERE r.id = ?1",
         (rollout_id,) if attempt_id == "latest" else (rollout_id, attempt_id),
     ).fetchone()
@@ -307,13 +351,14 @@ def _save_attempt(tx: Transaction, no: int, rollout: RolloutV2, attempt: Attempt
     """Write a changed attempt."""
     due = lifecycle.deadline(rollout.config, attempt)[0] if lifecycle.is_live(attempt) else None
     tx.execute(
-        "UPDATE attempts SET status = ?, worker_id = ?, end_time = ?, heartbeat_time = ?, metadata = ?, check_at = ? "
-        "WHERE no = ?",
+        "UPDATE attempts SET status = ?, worker_id = ?, end_time = ?, heartbeat_time = ?, reason = ?, metadata = ?, "
+        "check_at = ? WHERE no = ?",
         (
             attempt.status,
             attempt.worker_id,
             attempt.end_time,
             attempt.last_heartbeat_time,
+            attempt.reason,
             encode(attempt.metadata, "metadata"),
             due,
             no,
@@ -351,6 +396,7 @@ def update_attempt(
     worker_id: Maybe[str | None],
     last_heartbeat_time: Maybe[float],
     metadata: dict[str, Any] | None,
+    reason: FailureReason | None,
 ) -> Operation[Attempt]:
     """Report on an attempt."""
 
@@ -362,12 +408,12 @@ def update_attempt(
         if metadata is not None:
             attempt = attempt.replace(metadata=attempt.metadata | metadata)
         if last_heartbeat_time is not UNSET:
-            rollout, attempt = lifecycle.sign_of_life(
-                rollout, attempt, is_latest=found.is_latest, now=last_heartbeat_time
+            rollout, attempt = lifecycle.heartbeat(
+                rollout, attempt, last_heartbeat_time, is_latest=found.is_latest, now=tx.now
             )
         if status is not UNSET:
             rollout, attempt = lifecycle.report_attempt(
-                rollout, attempt, status, is_latest=found.is_latest, now=tx.now
+                rollout, attempt, status, is_latest=found.is_latest, now=tx.now, reason=reason
             )
         _apply(tx, found, lifecycle.Change(rollout, attempt))
         return attempt

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from lightning_core.errors import UnknownRolloutError
 from lightning_core.store import lifecycle
 from lightning_core.store.base import StoreStatistics
+from lightning_core.store.encoding import EncodedSpan, decode, decode_config, decode_span
 from lightning_core.types import (
     Attempt,
     AttemptStatus,
@@ -22,8 +23,6 @@ from lightning_core.types import (
     Worker,
 )
 
-from .codec import decode, decode_config, decode_span
-
 __all__ = [
     "ATTEMPT_COLUMNS",
     "ROLLOUT_COLUMNS",
@@ -33,8 +32,10 @@ __all__ = [
     "get_resources",
     "get_rollout",
     "latest_attempt",
+    "load_run_state",
     "next_check",
     "query_attempts",
+    "query_encoded_spans",
     "query_rollouts",
     "query_runs",
     "query_spans",
@@ -48,7 +49,7 @@ ROLLOUT_COLUMNS = (
     "no, attempt_no, id, status, start_time, end_time, mode, resources_id, run_id, idempotency_key, config, metadata, "
     "input"
 )
-ATTEMPT_COLUMNS = "id, seq, start_time, end_time, status, worker_id, heartbeat_time, metadata"
+ATTEMPT_COLUMNS = "id, seq, start_time, end_time, status, worker_id, heartbeat_time, reason, metadata"
 
 
 class StoredRollout(NamedTuple):
@@ -81,7 +82,7 @@ def _read_rollout(row: Sequence[Any]) -> StoredRollout:
 
 def read_attempt(rollout_id: str, row: Sequence[Any]) -> Attempt:
     """Make an attempt of a row of :data:`ATTEMPT_COLUMNS`."""
-    id_, seq, start, end, status, worker_id, heartbeat_time, metadata = row
+    id_, seq, start, end, status, worker_id, heartbeat_time, reason, metadata = row
     return Attempt.trusted(
         {
             "rollout_id": rollout_id,
@@ -92,6 +93,7 @@ def read_attempt(rollout_id: str, row: Sequence[Any]) -> Attempt:
             "status": status,
             "worker_id": worker_id,
             "last_heartbeat_time": heartbeat_time,
+            "reason": reason,
             "metadata": {} if metadata == "{}" else decode(metadata),
         }
     )
@@ -147,20 +149,23 @@ def query_rollouts(
         conditions.append("id IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(list(rollout_ids)))
     if mode is not None:
-        conditions.append("mode = ?")
+        conditions.append("mode = ?" if run_id is None and rollout_ids is None else "+mode = ?")
         values.append(mode)
     if run_id is not None:
-        conditions.append("run_id = ?")
+        conditions.append("run_id = ?" if rollout_ids is None else "+run_id = ?")
         values.append(run_id)
     # One sorted part for each status, which SQLite merges: an index gives each part in the order of creation, so a
     # limit stops the search early.
     statuses: list[RolloutStatus | None] = [None] if status is None else list(dict.fromkeys(status))
-    # With other filters that name few rollouts, the index of the statuses would lead through many.
-    column = "status" if rollout_ids is None and run_id is None else "+status"
+    if status is None and run_id is not None and rollout_ids is None:
+        # The index of the runs is sorted by status first.
+        statuses = list(get_args(RolloutStatus))
+    # Ids name few rollouts, to which the other indexes would lead through many.
+    free = "" if rollout_ids is None else "+"
     parts: list[str] = []
     arguments: list[Any] = []
     for wanted in statuses:
-        where = [*conditions, f"{column} = ?"] if wanted is not None else conditions
+        where = [*conditions, f"{free}status = ?"] if wanted is not None else conditions
         arguments += [*values, wanted] if wanted is not None else values
         parts.append(
             f"SELECT {ROLLOUT_COLUMNS} FROM rollouts{' WHERE ' if where else ''}{' AND '.join(where)}"  # noqa: S608
@@ -196,6 +201,13 @@ def query_attempts(
 
 
 def query_spans(
+    connection: sqlite3.Connection, rollout_id: str, attempt_id: str | None, **filters: Any
+) -> list[Span]:
+    """Return what :func:`query_encoded_spans` returns, decoded."""
+    return [decode_span(span) for span in query_encoded_spans(connection, rollout_id, attempt_id, **filters)]
+
+
+def query_encoded_spans(
     connection: sqlite3.Connection,
     rollout_id: str,
     attempt_id: str | None,
@@ -205,10 +217,10 @@ def query_spans(
     trace_id: str | None = None,
     limit: int | None = None,
     offset: int = 0,
-) -> list[Span]:
+) -> list[EncodedSpan]:
     """Return spans by attempt, then sequence id; ``attempt_id`` may be ``latest``."""
     attempts = (
-        "SELECT a.no, a.id, a.seq FROM attempts a JOIN rollouts r ON r.no = a.rollout_no WHERE r.id = ?"
+        "SELECT a.no, a.id, a.seq FROM attempts a JOIN rollouts r ON r.no = a.rollout_no WHERE r.id = ?1"
     )
     values: list[Any] = [rollout_id]
     if attempt_id == "latest":
@@ -223,15 +235,22 @@ def query_spans(
             values.append(wanted)
     left = -1 if limit is None else limit
     rows = connection.execute(
-        f"SELECT a.id, s.seq, s.span_id, s.trace_id, s.name, s.body FROM ({attempts}) a "  # noqa: S608
+        f"SELECT ?1, a.id, s.seq, s.span_id, s.trace_id, s.name, s.body FROM ({attempts}) a "  # noqa: S608
         f"CROSS JOIN spans s ON s.attempt_no = a.no{conditions} ORDER BY a.seq, s.seq LIMIT ? OFFSET ?",
         (*values, left, offset),
     )
-    return [decode_span(rollout_id, *row) for row in rows]
+    return [EncodedSpan(*row) for row in rows]
 
 
-def unfinished(connection: sqlite3.Connection, rollout_ids: Iterable[str]) -> set[str]:
+def unfinished(
+    connection: sqlite3.Connection, rollout_ids: Iterable[str], *, known: bool = False
+) -> set[str]:
     """Return those of the ids whose rollouts are not final.
+
+    Args:
+        connection: Where to look.
+        rollout_ids: Which.
+        known: They were there before, so that those that are not have been deleted, and were final.
 
     Raises:
         UnknownRolloutError: If there is no such rollout.
@@ -241,9 +260,9 @@ def unfinished(connection: sqlite3.Connection, rollout_ids: Iterable[str]) -> se
         "SELECT id, end_no IS NULL FROM rollouts WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(asked),),
     ).fetchall()
-    if len(rows) < len(set(asked)):
-        known = {row[0] for row in rows}
-        missing = next(rollout_id for rollout_id in asked if rollout_id not in known)
+    if not known and len(rows) < len(set(asked)):
+        found = {row[0] for row in rows}
+        missing = next(rollout_id for rollout_id in asked if rollout_id not in found)
         raise UnknownRolloutError(f"no rollout {missing!r} in this store")
     return {rollout_id for rollout_id, open_ in rows if open_}
 
@@ -307,6 +326,12 @@ def query_runs(connection: sqlite3.Connection, run_id: str | None) -> list[Run]:
     """Return the runs, oldest first, or the one of this id."""
     rows = connection.execute("SELECT body FROM runs WHERE ?1 IS NULL OR id = ?1 ORDER BY no", (run_id,))
     return [Run.model_validate(decode(body)) for (body,) in rows]
+
+
+def load_run_state(connection: sqlite3.Connection, run_id: str) -> dict[str, Any] | None:
+    """Return the state that was saved last of this run."""
+    row = connection.execute("SELECT body FROM run_states WHERE run_id = ?", (run_id,)).fetchone()
+    return decode(row[0]) if row is not None else None
 
 
 def statistics(connection: sqlite3.Connection, run_id: str | None) -> StoreStatistics:

@@ -20,6 +20,7 @@ _APPLICATION_ID = 0x4C434F52
 # `rollouts.no` is the order of creation, `queue_no` the place in the queue while queued, `end_no` the order in which
 # rollouts became final, by which other processes learn of them. `attempts.check_at` is set while the attempt is live:
 # it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry.
+# Version 2 gave attempts their reason and runs their state, and indexed what a vacuum looks for.
 _MIGRATIONS: list[str] = [
     """
     CREATE TABLE rollouts (
@@ -96,6 +97,22 @@ _MIGRATIONS: list[str] = [
     CREATE TABLE counts (scope TEXT NOT NULL, what TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (scope, what))
         WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE attempts ADD COLUMN reason TEXT;
+    UPDATE attempts SET reason = CASE status WHEN 'failed' THEN 'agent_error' ELSE status END
+        WHERE status IN ('failed', 'timeout', 'unresponsive', 'cancelled');
+    ALTER TABLE attempts ADD COLUMN request_id TEXT;
+    CREATE INDEX attempts_request ON attempts (request_id) WHERE check_at IS NOT NULL AND request_id IS NOT NULL;
+
+    DROP INDEX rollouts_run;
+    CREATE INDEX rollouts_run ON rollouts (run_id, status, no) WHERE run_id IS NOT NULL;
+    DROP INDEX rollouts_end;
+    CREATE INDEX rollouts_end ON rollouts (end_no, end_time) WHERE end_no IS NOT NULL;
+    CREATE INDEX rollouts_resources ON rollouts (resources_id) WHERE resources_id IS NOT NULL;
+
+    CREATE TABLE run_states (run_id TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+    CREATE TABLE garbage (attempt_no INTEGER PRIMARY KEY);
+    """,
 ]
 
 SCHEMA_VERSION = len(_MIGRATIONS)
@@ -137,6 +154,8 @@ def prepare(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> Non
         raise translate_error(error, path) from error
     try:
         _check_version(connection, path)
+        # Heeded in a new file only: lets a vacuum give space back.
+        connection.execute("PRAGMA auto_vacuum = incremental")
         mode = connection.execute("PRAGMA journal_mode = wal").fetchone()[0]
         if mode != "wal":
             raise StoreUnavailableError(

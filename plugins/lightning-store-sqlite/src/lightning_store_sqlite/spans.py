@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from lightning_core.errors import SpanConflictError
+from lightning_core.store.encoding import EncodedSpan, decode_span
 from lightning_core.types import Span
 
 from . import operations, queries
-from .codec import encode_span
 from .writer import Operation, Transaction
 
-__all__ = ["NewSpan", "add_one", "add_spans", "prepare"]
+__all__ = ["Group", "add_one", "add_spans", "group"]
 
 _INSERT = "INSERT INTO spans (attempt_no, seq, span_id, trace_id, name, body) VALUES (?, ?, ?, ?, ?, ?)"
 
 
-class NewSpan(NamedTuple):
-    """A span, ready for the file but for its attempt's number and its sequence id."""
-
-    sequence_id: int
-    span_id: str
-    trace_id: str
-    name: str
-    body: str
+Group: TypeAlias = dict[tuple[str, str], list[EncodedSpan]]
+"""Spans by rollout id and attempt id."""
 
 
-def prepare(spans: Sequence[Span]) -> dict[tuple[str, str], list[NewSpan]]:
-    """Encode spans, which the caller's thread does, and group them by attempt.
-
-    Raises:
-        UnserializableValueError: If an attribute is no JSON value.
-    """
-    groups: dict[tuple[str, str], list[NewSpan]] = {}
+def group(spans: Iterable[EncodedSpan]) -> Group:
+    """Group spans by attempt, which the caller's thread does."""
+    groups: Group = {}
     for span in spans:
-        row = NewSpan(span.sequence_id, span.span_id, span.trace_id, span.name, encode_span(span))
-        groups.setdefault((span.rollout_id, span.attempt_id), []).append(row)
+        groups.setdefault(span[:2], []).append(span)
     return groups
 
 
-def add_spans(groups: dict[tuple[str, str], list[NewSpan]]) -> Operation[int]:
+def add_spans(groups: Group) -> Operation[int]:
     """Store spans and renew the leases of their attempts; returns how many were new."""
 
     def operation(tx: Transaction) -> int:
@@ -56,24 +45,26 @@ def add_spans(groups: dict[tuple[str, str], list[NewSpan]]) -> Operation[int]:
     return operation
 
 
-def add_one(span: Span) -> Operation[tuple[int, Span | None]]:
+def add_one(span: EncodedSpan) -> Operation[tuple[int, Span | None]]:
     """Store one span; returns its sequence id, and what was stored if it was stored before."""
-    add = add_spans(prepare([span]))
+    add = add_spans(group([span]))
 
     def operation(tx: Transaction) -> tuple[int, Span | None]:
         if add(tx):
             row = tx.execute("SELECT seq FROM spans WHERE rowid = last_insert_rowid()").fetchone()
             return row[0], None
-        stored = queries.query_spans(tx.connection, span.rollout_id, span.attempt_id, span_id=span.span_id)
-        return stored[0].sequence_id, stored[0]
+        stored = queries.query_encoded_spans(
+            tx.connection, span.rollout_id, span.attempt_id, span_id=span.span_id
+        )
+        return stored[0].sequence_id, decode_span(stored[0])
 
     return operation
 
 
 def _add(
     tx: Transaction,
-    groups: dict[tuple[str, str], list[NewSpan]],
-    insert: Callable[[Transaction, operations.FoundAttempt, list[NewSpan]], tuple[int, int]],
+    groups: Group,
+    insert: Callable[[Transaction, operations.FoundAttempt, list[EncodedSpan]], tuple[int, int]],
 ) -> int:
     total = 0
     for (rollout_id, attempt_id), spans in groups.items():
@@ -87,11 +78,11 @@ def _add(
     return total
 
 
-def _insert(tx: Transaction, found: operations.FoundAttempt, spans: list[NewSpan]) -> tuple[int, int]:
+def _insert(tx: Transaction, found: operations.FoundAttempt, spans: list[EncodedSpan]) -> tuple[int, int]:
     """Store spans, all of which should be new; returns how many, and the greatest sequence id."""
     last = found.last_span_seq
     rows: list[tuple[int, int, str, str, str, str]] = []
-    for wanted, span_id, trace_id, name, body in spans:
+    for _, _, wanted, span_id, trace_id, name, body in spans:
         sequence_id = wanted or last + 1
         last = max(last, sequence_id)
         rows.append((found.no, sequence_id, span_id, trace_id, name, body))
@@ -100,11 +91,11 @@ def _insert(tx: Transaction, found: operations.FoundAttempt, spans: list[NewSpan
 
 
 def _insert_carefully(
-    tx: Transaction, found: operations.FoundAttempt, spans: list[NewSpan]
+    tx: Transaction, found: operations.FoundAttempt, spans: list[EncodedSpan]
 ) -> tuple[int, int]:
     """Store those spans that are new."""
     last, new = found.last_span_seq, 0
-    for wanted, span_id, trace_id, name, body in spans:
+    for _, _, wanted, span_id, trace_id, name, body in spans:
         stored = tx.execute(
             "SELECT 1 FROM spans WHERE attempt_no = ? AND span_id = ?", (found.no, span_id)
         ).fetchone()

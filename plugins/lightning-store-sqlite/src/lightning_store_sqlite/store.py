@@ -21,10 +21,13 @@ from lightning_core.store.base import (
     StoreCapabilities,
     StoreStatistics,
 )
+from lightning_core.store.encoding import EncodedSpan, decode, encode, encode_config, encode_span
+from lightning_core.store.lifecycle import allowed_pending
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    FailureReason,
     NamedResources,
     ResourcesUpdate,
     RolloutConfig,
@@ -37,9 +40,8 @@ from lightning_core.types import (
     Worker,
 )
 
-from . import operations, queries
+from . import operations, queries, vacuum
 from . import spans as writing
-from .codec import decode, encode, encode_config
 from .engine import Engine, Settings, discard, temporary_path
 from .schema import Synchronous
 from .url import format_url, parse_url
@@ -146,6 +148,7 @@ class SqliteLightningStore(LightningStore):
         *,
         run_id: str | None = None,
         worker_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AttemptedRollout:
         """Create a rollout and its first attempt at once; see the contract."""
         request = EnqueueRequest(
@@ -155,6 +158,7 @@ class SqliteLightningStore(LightningStore):
             config=config or RolloutConfig(),
             metadata=metadata or {},
             run_id=run_id,
+            idempotency_key=idempotency_key,
         )
         return await self._engine.write(operations.start_rollout(_prepare(request), worker_id))
 
@@ -166,11 +170,19 @@ class SqliteLightningStore(LightningStore):
     # Taking work out
 
     async def dequeue_rollouts(
-        self, limit: int = 1, worker_id: str | None = None, wait: float = 0.0, *, run_id: str | None = None
+        self,
+        limit: int = 1,
+        worker_id: str | None = None,
+        wait: float = 0.0,
+        *,
+        run_id: str | None = None,
+        request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
+        if request_id is not None and worker_id is None:
+            raise ConfigurationError("dequeue_rollouts: a request_id needs the worker_id of who asks")
         engine = self._engine
-        operation = operations.dequeue(max(limit, 0), worker_id, run_id)
+        operation = operations.dequeue(max(limit, 0), worker_id, run_id, request_id)
         give_up = time.monotonic() + wait
         taken = await self._take(engine, operation)
         if taken or limit <= 0 or wait <= 0:
@@ -214,11 +226,15 @@ class SqliteLightningStore(LightningStore):
 
     async def add_spans(self, spans: Sequence[Span]) -> int:
         """Store spans, all or none; see the contract."""
-        return await self._engine.write(writing.add_spans(writing.prepare(spans)))
+        return await self.add_encoded_spans([encode_span(span) for span in spans])
+
+    async def add_encoded_spans(self, spans: Sequence[EncodedSpan]) -> int:
+        """Store spans that are encoded already, without decoding them; see the contract."""
+        return await self._engine.write(writing.add_spans(writing.group(spans)))
 
     async def add_span(self, span: Span) -> Span:
         """Store one span and return it as stored; see the contract."""
-        sequence_id, stored = await self._engine.write(writing.add_one(span))
+        sequence_id, stored = await self._engine.write(writing.add_one(encode_span(span)))
         return stored or span.detached(sequence_id=sequence_id)
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
@@ -292,6 +308,31 @@ class SqliteLightningStore(LightningStore):
             )
         )
 
+    async def query_encoded_spans(
+        self,
+        rollout_id: str,
+        attempt_id: str | Literal["latest"] | None = None,
+        *,
+        name: str | None = None,
+        span_id: str | None = None,
+        trace_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[EncodedSpan]:
+        """Return what :meth:`query_spans` returns, as it is stored."""
+        return await self._engine.read(
+            partial(
+                queries.query_encoded_spans,
+                rollout_id=rollout_id,
+                attempt_id=attempt_id,
+                name=name,
+                span_id=span_id,
+                trace_id=trace_id,
+                limit=limit,
+                offset=offset,
+            )
+        )
+
     async def get_rollout_by_id(self, rollout_id: str) -> RolloutV2 | None:
         """Return the rollout, or ``None``."""
         found = await self._engine.read(lambda connection: queries.get_rollout(connection, rollout_id))
@@ -335,11 +376,13 @@ class SqliteLightningStore(LightningStore):
         worker_id: Maybe[str | None] = UNSET,
         last_heartbeat_time: Maybe[float] = UNSET,
         metadata: Maybe[dict[str, Any]] = UNSET,
+        *,
+        reason: FailureReason | None = None,
     ) -> Attempt:
         """Report on an attempt; see the contract."""
         return await self._engine.write(
             operations.update_attempt(
-                rollout_id, attempt_id, status, worker_id, last_heartbeat_time, _copied(metadata)
+                rollout_id, attempt_id, status, worker_id, last_heartbeat_time, _copied(metadata), reason
             )
         )
 
@@ -371,23 +414,24 @@ class SqliteLightningStore(LightningStore):
     # Waiting
 
     async def wait_for_rollouts(
-        self, *, rollout_ids: Sequence[str], timeout: float | None = None
+        self, *, rollout_ids: Sequence[str], timeout: float | None = None, quorum: float = 1.0
     ) -> list[RolloutV2]:
-        """Wait until all of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
+        """Wait until enough of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
         engine = self._engine
         wanted = list(dict.fromkeys(rollout_ids))
+        allowed = allowed_pending(len(wanted), quorum)
         give_up = None if timeout is None else time.monotonic() + timeout
         pending = await engine.read(lambda connection: queries.unfinished(connection, wanted))
-        if pending and (timeout is None or timeout > 0):
-            waiter = engine.new_waiter(pending)
+        if len(pending) > allowed and (timeout is None or timeout > 0):
+            waiter = engine.new_waiter(pending, allowed)
             try:
                 while True:
                     # Looking again after the registration: some may have ended in between.
                     asked = engine.room.pending(waiter)
-                    pending = await engine.read(partial(queries.unfinished, rollout_ids=asked))
+                    pending = await engine.read(partial(queries.unfinished, rollout_ids=asked, known=True))
                     engine.room.narrow(waiter, pending)
                     left = None if give_up is None else give_up - time.monotonic()
-                    if not pending or (left is not None and left <= 0):
+                    if len(pending) <= allowed or (left is not None and left <= 0):
                         break
                     await waiter.wait(left)
             finally:
@@ -422,6 +466,26 @@ class SqliteLightningStore(LightningStore):
     async def query_runs(self, run_id: str | None = None) -> list[Run]:
         """Return the runs, oldest first, or the one of this id."""
         return await self._engine.read(lambda connection: queries.query_runs(connection, run_id))
+
+    async def save_run_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Store the state of a run's algorithm, replacing what was stored; see the contract."""
+        body = encode(state, "state")
+
+        def operation(tx: Transaction) -> None:
+            tx.execute(
+                "INSERT INTO run_states (run_id, body) VALUES (?1, ?2) ON CONFLICT (run_id) DO UPDATE SET body = ?2",
+                (run_id, body),
+            )
+
+        await self._engine.write(operation)
+
+    async def load_run_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return the state that was saved last of this run's algorithm, or ``None``."""
+        return await self._engine.read(lambda connection: queries.load_run_state(connection, run_id))
+
+    async def vacuum(self, *, before: float) -> StoreStatistics:
+        """Delete what is old; see the contract."""
+        return await vacuum.vacuum(self._engine, before)
 
     async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:
         """Count what is in the store; with ``run_id``, rollouts of that run only."""

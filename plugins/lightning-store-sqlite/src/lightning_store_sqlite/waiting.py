@@ -20,14 +20,16 @@ class Waiter:
 
     Attributes:
         pending: The rollouts whose end it still waits for.
+        allowed: How many of them need not end.
     """
 
-    __slots__ = ("_event", "_loop", "pending")
+    __slots__ = ("_event", "_loop", "allowed", "pending")
 
-    def __init__(self, pending: Iterable[str] = ()) -> None:
+    def __init__(self, pending: Iterable[str] = (), allowed: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self.pending = set(pending)
+        self.allowed = allowed
 
     def wake(self) -> None:
         """Wake the coroutine; may be called on any thread."""
@@ -99,13 +101,13 @@ class WaitingRoom:
                 del self._for_end[rollout_id]
 
     def announce(self, queued: bool, ended: Iterable[str]) -> None:
-        """Wake those who wait for work if some was queued, and those whose last rollout has ended."""
+        """Wake those who wait for work if some was queued, and those for whom enough rollouts have ended."""
         with self._lock:
             awake = list(self._for_work) if queued else []
             for rollout_id in ended:
                 for waiter in self._for_end.pop(rollout_id, ()):
                     waiter.pending.discard(rollout_id)
-                    if not waiter.pending:
+                    if len(waiter.pending) <= waiter.allowed:
                         awake.append(waiter)
         for waiter in awake:
             waiter.wake()
@@ -191,12 +193,17 @@ class Watcher:
             queued = connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM rollouts WHERE queue_no IS NOT NULL)"
             ).fetchone()[0]
+            vacuumed = _greatest_deleted_end(connection)
             ended = connection.execute(
                 "SELECT id, end_no FROM rollouts WHERE end_no > ? ORDER BY end_no", (self._seen_end,)
             ).fetchall()
             if ended:
                 self._seen_end = ended[-1][1]
             self._room.announce(bool(queued), [rollout_id for rollout_id, _ in ended])
+            if vacuumed > self._seen_end:
+                # Some that ended may be gone already: everybody looks for himself.
+                self._seen_end = vacuumed
+                self._room.wake_all()
         if self._next_check is not None and self._next_check <= self._clock():
             self._expire()
 
@@ -205,4 +212,9 @@ def _greatest_end(connection: sqlite3.Connection) -> int:
     row = connection.execute(
         "SELECT end_no FROM rollouts WHERE end_no IS NOT NULL ORDER BY end_no DESC LIMIT 1"
     ).fetchone()
+    return max(row[0] if row is not None else 0, _greatest_deleted_end(connection))
+
+
+def _greatest_deleted_end(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT n FROM counts WHERE scope = 'numbers' AND what = 'end'").fetchone()
     return row[0] if row is not None else 0
