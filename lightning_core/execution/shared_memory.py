@@ -5,62 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from lightning_core.errors import ConfigurationError, ExecutionError
 from lightning_core.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
 from lightning_core.execution.event import StopEvent
+from lightning_core.execution.worker import Worker, join_workers
 from lightning_core.store.base import LightningStore
 
 __all__ = ["SharedMemoryExecutionStrategy"]
 
 logger = logging.getLogger(__name__)
-
-
-class _Worker(threading.Thread):
-    """A thread with an event loop that runs one coroutine, which can be cancelled from outside."""
-
-    def __init__(self, name: str, work: Callable[[], Awaitable[None]], ended: threading.Event) -> None:
-        super().__init__(name=name, daemon=True)
-        self._work = work
-        self._ended = ended
-        self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self.error: BaseException | None = None
-        self.finished = False
-        self.cancelled = False
-
-    def run(self) -> None:
-        try:
-            asyncio.run(self._main())
-        except asyncio.CancelledError as error:
-            if self.cancelled:
-                logger.debug("%s was cancelled", self.name)
-            else:
-                # Its own doing: it awaited something that was cancelled, and did not come to its end.
-                self.error = error
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.finished = True
-            self._ready.set()
-            self._ended.set()
-
-    async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._ready.set()
-        await self._work()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        self._ready.wait()
-        if self._loop is not None and self._task is not None:
-            with suppress(RuntimeError):  # it has just ended
-                self._loop.call_soon_threadsafe(self._task.cancel)
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
@@ -89,9 +44,9 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         """Run everything to the end; see :meth:`ExecutionStrategy.execute`."""
         stop = StopEvent()
         ended = threading.Event()
-        main = _Worker("lightning-algorithm", lambda: algorithm(store, stop), ended)
+        main = Worker("lightning-algorithm", lambda: algorithm(store, stop), ended.set)
         runners = [
-            _Worker(f"lightning-runner-{number}", _bind(runner, store, number, stop), ended)
+            Worker(f"lightning-runner-{number}", _bind(runner, store, number, stop), ended.set)
             for number in range(self.n_runners)
         ]
         interrupt: KeyboardInterrupt | None = None
@@ -126,7 +81,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             error = failed[0].error
             raise ExecutionError(f"{failed[0].name} ended with {type(error).__name__}: {error}") from error
 
-    def _watch(self, main: _Worker, runners: list[_Worker], ended: threading.Event) -> None:
+    def _watch(self, main: Worker, runners: list[Worker], ended: threading.Event) -> None:
         """Wait until the algorithm has ended, or cannot go on because a runner failed or none is left."""
         while True:
             ended.wait()
@@ -146,13 +101,13 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
                     main.cancel()
                 return
 
-    def _end(self, workers: list[_Worker]) -> None:
-        if not _join(workers, self.graceful_seconds):
+    def _end(self, workers: list[Worker]) -> None:
+        if not join_workers(workers, self.graceful_seconds):
             return
         for worker in workers:
             if worker.is_alive():
                 worker.cancel()
-        for worker in _join(workers, self.cancel_seconds):
+        for worker in join_workers(workers, self.cancel_seconds):
             logger.error("%s does not stop; it is left behind", worker.name)
 
 
@@ -160,11 +115,3 @@ def _bind(
     runner: RunnerBundle, store: LightningStore, number: int, stop: StopEvent
 ) -> Callable[[], Awaitable[None]]:
     return lambda: runner(store, number, stop)
-
-
-def _join(workers: list[_Worker], seconds: float) -> list[_Worker]:
-    """Wait for the threads together, and return those that still run."""
-    give_up = time.monotonic() + seconds
-    for worker in workers:
-        worker.join(max(0.0, give_up - time.monotonic()))
-    return [worker for worker in workers if worker.is_alive()]
