@@ -162,15 +162,17 @@ async def test_a_file_that_is_damaged_inside_says_what_to_do(tmp_path):
     await store.enqueue_rollouts([EnqueueRequest(input="x" * 500) for _ in range(100)])
     await store.close()
     content = bytearray(path.read_bytes())
-    # The first pages, which hold the schema, stay readable.
-    half = len(content) // 2
-    content[half:] = b"\xff" * (len(content) - half)
+    # The schema stays readable: only pages with rollouts are hit.
+    size = int.from_bytes(content[16:18], "big")
+    for start in range(0, len(content), size):
+        if b"x" * 500 in content[start : start + size]:
+            content[start : start + size] = b"\xff" * size
     path.write_bytes(content)
     store = SqliteLightningStore(path)
     with pytest.raises(StoreUnavailableError, match="corrupt"):
         await store.query_rollouts()
     with pytest.raises(StoreUnavailableError, match="corrupt"):
-        await store.enqueue_rollouts([EnqueueRequest(input="x" * 500) for _ in range(100)])
+        await store.enqueue_rollout(1)
     await store.close()
 
 
@@ -219,7 +221,8 @@ async def test_a_file_of_the_first_version_is_upgraded(tmp_path):
     connection.executescript("PRAGMA journal_mode = wal;" + schema._MIGRATIONS[0])
     connection.executescript(
         """
-        INSERT INTO rollouts (no, id, status, queue_no, end_no, attempt_no, start_time, end_time, run_id, config, metadata, input)
+        INSERT INTO rollouts (no, id, status, queue_no, end_no, attempt_no, start_time, end_time, run_id, config,
+            metadata, input)
         VALUES (1, 'ro-1', 'failed', NULL, 1, 1, 1.0, 2.0, 'run-1', '{}', '{}', '"task"'),
                (2, 'ro-2', 'running', NULL, NULL, 3, 2.0, NULL, 'run-1', '{"max_attempts":3}', '{}', '{}'),
                (3, 'ro-3', 'queuing', 1, NULL, NULL, 3.0, NULL, NULL, '{}', '{}', '[]');
