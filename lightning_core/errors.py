@@ -33,7 +33,8 @@ Each also inherits the standard class that a caller would expect, so ``except Lo
     ├── ResourceError                     (ValueError)    a resource that cannot be read or rendered
     ├── TraceError                        (RuntimeError)  spans could not be captured or stored
     ├── EngineError                       (RuntimeError)  a model server that does not start or answer
-    └── ExecutionError                    (RuntimeError)  an algorithm or a runner ended abnormally
+    ├── ExecutionError                    (RuntimeError)  an algorithm or a runner ended abnormally
+    └── ResumeError                       (RuntimeError)  a run that cannot be resumed, or not by this process
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ __all__ = [
     "PluginError",
     "PluginSettingsError",
     "ResourceError",
+    "ResumeError",
     "RolloutTimeoutError",
     "SpanConflictError",
     "StoreClosedError",
@@ -199,3 +201,7 @@ class EngineError(LightningError, RuntimeError):
 
 class ExecutionError(LightningError, RuntimeError):
     """The algorithm or a runner ended abnormally."""
+
+
+class ResumeError(LightningError, RuntimeError):
+    """There is no run to resume, it cannot be resumed, or another process has it."""

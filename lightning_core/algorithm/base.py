@@ -15,7 +15,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from lightning_core.adapter.base import TraceAdapter
 from lightning_core.errors import ConfigurationError, UnserializableValueError
 from lightning_core.store.base import LightningStore
-from lightning_core.types import Dataset, NamedResources
+from lightning_core.types import Dataset, NamedResources, ResourcesUpdate
+from lightning_core.types._model import copy_value
 
 if TYPE_CHECKING:
     from lightning_core.trainer import Trainer
@@ -33,8 +34,12 @@ class BaseAlgorithm(ABC):
     best_resources: NamedResources | None = None
     """The best resources found so far."""
 
+    resumed_state: dict[str, Any] | None = None
+    """The state from which this run goes on: that of its last checkpoint. ``None`` if it begins at the beginning."""
+
     _trainer_ref: weakref.ref[Trainer] | None = None
     _store: LightningStore | None = None
+    _run_id: str | None = None
     _adapter: TraceAdapter[Any] | None = None
     _llm_proxy: Any = None
     _initial_resources: NamedResources | None = None
@@ -82,6 +87,10 @@ class BaseAlgorithm(ABC):
                 f"{type(self).__name__} has no store; it is set by Trainer.fit, or set_store"
             )
         return self._store
+
+    def set_run_id(self, run_id: str | None) -> None:
+        """Set the run whose checkpoints :meth:`checkpoint` stores."""
+        self._run_id = run_id
 
     def set_adapter(self, adapter: TraceAdapter[Any] | None) -> None:
         """Set the adapter that turns spans into training data."""
@@ -139,9 +148,79 @@ class BaseAlgorithm(ABC):
         return list(self._metrics or [])
 
     def reset(self) -> None:
-        """Forget metrics and best resources, so that the same object can serve another ``fit``."""
+        """Forget metrics, best resources and state, so that the same object can serve another ``fit``."""
         self._metrics = None
+        self._run_id = None
         self.best_resources = None
+        self.resumed_state = None
+
+    # Going on after a crash
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on from here: JSON values. Nothing, unless overridden.
+
+        What is drawn at random needs the state of its generator, and what is held by id, such as resources, the ids.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - without state there is nothing to load
+        """Take up the state of a checkpoint, before :meth:`run`. Does nothing unless overridden."""
+
+    async def checkpoint(self, state: dict[str, Any] | None = None) -> None:
+        """Store where the algorithm is, so that a resumed run goes on from here.
+
+        With the state go the metrics and the best resources. What was logged later is logged again by the resumed
+        run, which finds finished rollouts of the time since as they are (see :meth:`Trainer.fit`). Call it between
+        steps, when nothing that the step has enqueued is still to be waited for. A sync algorithm calls
+        ``run_sync(self.checkpoint())``, with ``lightning_core.bridge.run_sync``.
+
+        An algorithm without a trainer has no run, and nothing is stored.
+
+        Args:
+            state: The state; ``None`` for that of :meth:`state_dict`.
+
+        Raises:
+            ConfigurationError: If there is no state. An algorithm without one needs no checkpoint: a resumed run
+                starts it from its beginning.
+            UnserializableValueError: If the state is more than JSON holds. This is a ``TypeError``.
+        """
+        state = self.state_dict() if state is None else state
+        name = type(self).__name__
+        if not state:
+            raise ConfigurationError(
+                f"{name} has no state for a checkpoint: override state_dict and load_state_dict, or call "
+                "checkpoint(state) and look at resumed_state when the run begins"
+            )
+        try:
+            plain = json.loads(json.dumps(state, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UnserializableValueError(
+                f"the state of {name} is more than JSON can hold: {error}"
+            ) from error
+        if plain != state:
+            raise UnserializableValueError(
+                f"the state of {name} would not come back from JSON as it is: use dicts with string keys, lists, "
+                "strings, numbers, bools and None"
+            )
+        if self._run_id is None:
+            return
+        best = self.best_resources
+        saved = None if best is None else {key: value.model_dump(mode="json") for key, value in best.items()}
+        await self.get_store().save_run_state(
+            self._run_id, {"state": plain, "metrics": self.metrics_history, "best_resources": saved}
+        )
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up what :meth:`checkpoint` has stored: metrics, best resources and state."""
+        state = saved.get("state")
+        if state is None:
+            return
+        self._metrics = list(saved["metrics"])
+        best = saved["best_resources"]
+        if best is not None:
+            self.best_resources = ResourcesUpdate(resources_id="", resources=best).resources
+        self.resumed_state = state
+        self.load_state_dict(copy_value(state))
 
 
 class FastAlgorithm(BaseAlgorithm, ABC):

@@ -37,6 +37,7 @@ class Baseline(FastAlgorithm):
             raise ConfigurationError(f"n_epochs must be at least 1, not {n_epochs}")
         self.n_epochs = n_epochs
         self.config = RolloutConfig(max_attempts=max_attempts, timeout_seconds=timeout_seconds)
+        self._done: list[list[Any]] = []
 
     async def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
@@ -50,7 +51,22 @@ class Baseline(FastAlgorithm):
         if val_dataset is not None:
             await self._run_all(val_dataset, "val", self.n_epochs - 1)
 
+    def reset(self) -> None:
+        """Forget what was done."""
+        super().reset()
+        self._done = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which passes over the datasets are done, each as mode and epoch."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Skip the passes that are done."""
+        self._done = state["done"]
+
     async def _run_all(self, dataset: Dataset[Any], mode: RolloutMode, epoch: int) -> None:
+        if [mode, epoch] in self._done:
+            return
         store = self.get_store()
         requests = [
             EnqueueRequest(input=dataset[index], mode=mode, config=self.config)
@@ -90,6 +106,8 @@ class Baseline(FastAlgorithm):
             rewards=len(rewards),
             mean_reward=fmean(rewards) if rewards else None,
         )
+        self._done.append([mode, epoch])
+        await self.checkpoint()
 
     async def _report(self, rollout: RolloutV2) -> tuple[int, float | None]:
         spans = await self.get_store().query_spans(rollout.rollout_id, "latest")

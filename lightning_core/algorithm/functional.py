@@ -101,6 +101,16 @@ def algo(function: Callable[P, R]) -> FunctionalAlgorithm[P, R]:
             for task in train_dataset:
                 await store.enqueue_rollout(task, mode="train")
 
+    When a run is resumed, the function is called from its start and gets the rollouts that it has had already. One
+    that does much besides can skip what is done::
+
+        @algo
+        async def in_epochs(*, algorithm, store, train_dataset):
+            state = algorithm.resumed_state or {"epoch": 0}
+            for epoch in range(state["epoch"], 10):
+                ...
+                await algorithm.checkpoint({"epoch": epoch + 1})
+
     Raises:
         ConfigurationError: If the function asks for something that nobody gives.
     """
