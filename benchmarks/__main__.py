@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ["imports", "store", "sqlite", "spans", "runner", "loop", "adapter"]
+NAMES = ["imports", "store", "sqlite", "spans", "runner", "loop", "adapter", "http"]
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
-    chosen = sys.argv[1:] or NAMES
+    chosen = [name for name in sys.argv[1:] if not name.startswith("-")] or NAMES
     unknown = [name for name in chosen if name not in NAMES]
     if unknown:
         raise SystemExit(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
