@@ -154,6 +154,11 @@ class BaseAlgorithm(ABC):
         self.best_resources = None
         self.resumed_state = None
 
+    def adopt(self, best_resources: NamedResources | None, metrics: list[dict[str, Any]]) -> None:
+        """Take over what a copy of this algorithm has found in another process."""
+        self.best_resources = best_resources
+        self._metrics = list(metrics)
+
     # Going on after a crash
 
     def state_dict(self) -> dict[str, Any]:

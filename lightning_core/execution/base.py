@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from lightning_core.store.base import LightningStore
+from lightning_core.store.base import LightningStore, StoreStatistics
+from lightning_core.types import Run
 
-__all__ = ["AlgorithmBundle", "ExecutionEvent", "ExecutionStrategy", "RunnerBundle"]
+__all__ = ["AlgorithmBundle", "ExecutionEvent", "ExecutionStrategy", "Role", "RunnerBundle"]
 
 
 class ExecutionEvent(Protocol):
@@ -32,16 +33,34 @@ class ExecutionEvent(Protocol):
 
 
 AlgorithmBundle: TypeAlias = Callable[[LightningStore, ExecutionEvent], Awaitable[None]]
-"""Runs the algorithm to its end."""
+"""Runs the algorithm to its end.
+
+One that goes to another process is pickled. What it comes to there is what its method ``outcome()`` returns, if it has
+one, and is handed to the method ``adopt(outcome)`` of the one that stayed.
+"""
 
 RunnerBundle: TypeAlias = Callable[[LightningStore, int, ExecutionEvent], Awaitable[None]]
-"""Runs one runner, whose number is given, until the event is set."""
+"""Runs one runner, whose number is given, until the event is set. One that goes to another process is pickled.
+
+Either may have a method ``parts()`` that returns what it holds by the user's own names for it; it serves to tell which
+one cannot be pickled.
+"""
+
+Role: TypeAlias = Literal["both", "algorithm", "runner"]
+"""Which sides of a run are executed from here."""
 
 
 class ExecutionStrategy(ABC):
-    """Executes one algorithm and several runners, and ends the runners when the algorithm has ended."""
+    """Executes one algorithm and several runners, and ends the runners when the algorithm has ended.
+
+    Attributes:
+        n_runners: How many runners.
+        role: Which sides are executed from here. With ``"runner"``, a trainer calls :meth:`execute_runners` and
+            nothing else: the run belongs to somebody else.
+    """
 
     n_runners: int = 1
+    role: Role = "both"
 
     @abstractmethod
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
@@ -51,3 +70,19 @@ class ExecutionStrategy(ABC):
             KeyboardInterrupt: After Ctrl+C, once algorithm and runners have stopped.
             ExecutionError: If a runner ended abnormally. An error of the algorithm is raised as it is.
         """
+
+    def execute_runners(self, runner: RunnerBundle) -> tuple[Run | None, StoreStatistics]:
+        """Run runners for a run that is executed elsewhere, until it is over; for strategies with such a role.
+
+        Returns:
+            That run and its counts, as they were seen last.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl+C, once the runners have stopped.
+            ExecutionError: If a runner ended abnormally, or the other side was never there.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no role 'runner'")
+
+    def remote_store(self) -> LightningStore | None:
+        """The store of the other side, for a role that has none of its own, else ``None``."""
+        return None

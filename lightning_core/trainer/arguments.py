@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from lightning_core import plugin
 from lightning_core.errors import ConfigurationError, DatasetError
+from lightning_core.litagent.agent import LitAgent
 from lightning_core.types import Hook, NamedResources, Resource
 
 __all__ = [
+    "check_agent",
     "check_dataset",
     "check_resources",
     "deprecated",
@@ -83,6 +85,14 @@ def check_resources(resources: Any) -> NamedResources | None:
                 "PromptTemplate"
             )
     return resources  # pyright: ignore[reportUnknownVariableType] - checked above
+
+
+def check_agent(agent: Any) -> None:
+    """Refuse what is no agent."""
+    if not isinstance(agent, LitAgent):
+        raise ConfigurationError(
+            f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass LitAgent"
+        )
 
 
 def check_dataset(which: Literal["train", "val"], dataset: Any) -> None:

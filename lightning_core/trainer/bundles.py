@@ -1,21 +1,27 @@
-"""What the trainer gives to a strategy: the algorithm, and the runner of one worker."""
+"""What the trainer gives to a strategy: the algorithm, and the runner of one worker. Both may go to another process."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_core import plugin
 from lightning_core.runner.threads import AgentThreads
+from lightning_core.trainer.arguments import resolve_hooks
 
 if TYPE_CHECKING:
     from lightning_core.algorithm.base import BaseAlgorithm
     from lightning_core.execution.base import ExecutionEvent
     from lightning_core.litagent import LitAgent
+    from lightning_core.runner.base import BaseRunner
     from lightning_core.store.base import LightningStore
     from lightning_core.trainer.trainer import Trainer
-    from lightning_core.types import Dataset
+    from lightning_core.types import Dataset, Hook
 
-__all__ = ["AlgorithmBundle", "RunnerBundle"]
+__all__ = ["AlgorithmBundle", "RunnerBundle", "RunnerSpecs"]
 
 
 class AlgorithmBundle:
@@ -28,6 +34,37 @@ class AlgorithmBundle:
         self._datasets = (train, val)
         self.completed = False
         """Whether the algorithm came to its own end."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave trainer and store behind: they belong to this process, and the other one gives a store of its own."""
+        algorithm = copy.copy(self._algorithm)
+        for name in ("_trainer_ref", "_store"):
+            vars(algorithm).pop(name, None)
+        return {**vars(self), "_algorithm": algorithm}
+
+    def parts(self) -> dict[str, Any]:
+        """Return what goes to another process, by the names of the user's arguments."""
+        algorithm: BaseAlgorithm = self.__getstate__()["_algorithm"]
+        return {
+            "llm_proxy": algorithm.get_llm_proxy(),
+            "adapter": getattr(algorithm, "_adapter", None),
+            "algorithm": algorithm,
+            "the training data": self._datasets[0],
+            "the validation data": self._datasets[1],
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what the algorithm has come to, for :meth:`adopt` in the process that waits for it."""
+        return {
+            "completed": self.completed,
+            "best_resources": self._algorithm.best_resources,
+            "metrics": self._algorithm.metrics_history,
+        }
+
+    def adopt(self, outcome: dict[str, Any]) -> None:
+        """Take over what the algorithm has come to in another process."""
+        self.completed = outcome["completed"]
+        self._algorithm.adopt(outcome["best_resources"], outcome["metrics"])
 
     async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
         """Run the algorithm to its end."""
@@ -44,27 +81,85 @@ class AlgorithmBundle:
         self.completed = True
 
 
-class RunnerBundle:
-    """Sets up one runner in its worker, runs it, and tears it down."""
+@dataclass(frozen=True)
+class RunnerSpecs:
+    """How the user gave the parts of a runner, by which another process makes them anew."""
 
-    def __init__(self, trainer: Trainer, agent: LitAgent[Any], run_id: str) -> None:
-        self._trainer = trainer
+    runner: Any = None
+    tracer: Any = None
+    hooks: Any = None
+    max_rollouts: int | None = None
+
+    def make_runner(self, tracer: Any) -> BaseRunner[Any]:
+        """Make a runner with this tracer."""
+        defaults: dict[str, Any] = {"tracer": tracer}
+        if self.max_rollouts is not None:
+            defaults["max_rollouts"] = self.max_rollouts
+        return plugin.resolve("runner", self.runner, **defaults)
+
+
+class RunnerBundle:
+    """Sets up one runner in its worker, runs it, and tears it down.
+
+    In the trainer's own process it uses the trainer's parts. A copy, which is what another process gets, has only the
+    specifications of them, and makes them there.
+    """
+
+    def __init__(self, trainer: Trainer, agent: LitAgent[Any], run_id: str | None) -> None:
+        self._trainer: Trainer | None = trainer
+        self._specs = trainer.runner_specs
         self._agent = agent
         self._run_id = run_id
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trainer behind."""
+        return {**vars(self), "_trainer": None}
+
+    def parts(self) -> dict[str, Any]:
+        """Return what goes to another process, by the names of the user's arguments."""
+        specs = self._specs
+        hooks: Any = specs.hooks
+        if isinstance(hooks, Sequence) and not isinstance(hooks, str):
+            named = {f"hooks[{index}]": hook for index, hook in enumerate(hooks)}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - specifications may be anything
+        else:
+            named = {"hooks": hooks}
+        return {"runner": specs.runner, "tracer": specs.tracer, **named, "the agent": self._agent}
 
     async def __call__(self, store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
         """Run rollouts until the event is set."""
         trainer = self._trainer
-        runner = trainer.runner if trainer.n_runners == 1 else trainer.make_runner()
-        runner.init(self._agent, hooks=trainer.hooks)
+        if trainer is not None:
+            runner = trainer.runner if trainer.n_runners == 1 else trainer.make_runner()
+            await self._run(runner, trainer.hooks, store, worker_id, event)
+            return
+        runner = self._specs.make_runner(plugin.resolve("tracer", self._specs.tracer))
+        hooks = resolve_hooks(self._specs.hooks)
+        # These are this process's own, whose whole life is here.
+        for hook in hooks:
+            hook.init()
+        try:
+            await self._run(runner, hooks, store, worker_id, event)
+        finally:
+            for hook in hooks:
+                hook.teardown()
+
+    async def _run(
+        self,
+        runner: BaseRunner[Any],
+        hooks: list[Hook],
+        store: LightningStore,
+        worker_id: int,
+        event: ExecutionEvent,
+    ) -> None:
+        runner.init(self._agent, hooks=hooks)
         try:
             runner.init_worker(worker_id, store, run_id=self._run_id)
             try:
-                for hook in trainer.hooks:
+                for hook in hooks:
                     hook.init_worker(worker_id)
                 await runner.iter(event=event)
             finally:
-                for hook in trainer.hooks:
+                for hook in hooks:
                     hook.teardown_worker(worker_id)
                 runner.teardown_worker(worker_id)
         finally:

@@ -12,6 +12,7 @@ from lightning_core import bridge, plugin
 from lightning_core.errors import ConfigurationError
 from lightning_core.litagent.agent import LitAgent
 from lightning_core.trainer.arguments import (
+    check_agent,
     check_dataset,
     check_resources,
     deprecated,
@@ -20,6 +21,7 @@ from lightning_core.trainer.arguments import (
     renamed,
     resolve_hooks,
 )
+from lightning_core.trainer.bundles import AlgorithmBundle, RunnerBundle, RunnerSpecs
 from lightning_core.trainer.result import TrainingResult
 from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Run, RunStatus
 
@@ -120,7 +122,7 @@ class Trainer(ParallelWorkerBase):
                 f"Trainer(n_runners={n_runners}) and its strategy, which has {self.strategy.n_runners}, disagree"
             )
         self.n_runners = self.strategy.n_runners
-        self._runner_spec: Any = runner
+        self.runner_specs = RunnerSpecs(runner, tracer, hooks, max_rollouts)
         if self.n_runners > 1 and not isinstance(runner, str | Mapping | type) and hasattr(runner, "iter"):
             raise ConfigurationError(
                 f"Trainer(runner=<instance>) cannot serve {self.n_runners} workers, each of which needs its own; "
@@ -129,7 +131,7 @@ class Trainer(ParallelWorkerBase):
         # Made here once, so that a wrong setting is found before anything starts.
         self.runner: BaseRunner[Any] = self.make_runner()
         self.engine: BaseEngine | None = plugin.resolve("engine", engine)
-        self.store: LightningStore = plugin.resolve("store", store)
+        self.store: LightningStore = self.strategy.remote_store() or plugin.resolve("store", store)
         self.llm_proxy: Any = plugin.resolve("llm_proxy", llm_proxy)
         self._settings = {
             "tracer": describe(tracer, self.tracer),
@@ -190,6 +192,8 @@ class Trainer(ParallelWorkerBase):
         val_dataset: Dataset[T_co] | None = None,
     ) -> TrainingResult:
         """Train the agent on datasets; see :meth:`fit`."""
+        if self.strategy.role == "runner":
+            return self._serve(agent)
         algorithm = self.algorithm
         if algorithm is None:
             raise ConfigurationError(
@@ -219,6 +223,8 @@ class Trainer(ParallelWorkerBase):
         Raises:
             ConfigurationError: If the trainer's algorithm is no ``FastAlgorithm``.
         """
+        if self.strategy.role == "runner":
+            return self._serve(agent)
         algorithm = self.algorithm if self.algorithm is not None else plugin.resolve("algorithm", "baseline")
         from lightning_core.algorithm.base import FastAlgorithm
 
@@ -239,10 +245,14 @@ class Trainer(ParallelWorkerBase):
 
     @staticmethod
     def kill_orphaned_processes() -> None:
-        """End processes that earlier runs left behind.
+        """End processes that earlier runs left behind, when the process that had started them was killed.
 
-        Strategies of the core start threads only, so there are none; strategies that start processes end their own.
+        Runners notice that by themselves and leave; this is for one that is stuck. Only processes that a strategy of
+        this project has started for this user are ended, and only if the process that started them is gone.
         """
+        from lightning_core.execution.orphans import end_orphans
+
+        end_orphans()
 
     # The inside
 
@@ -253,10 +263,7 @@ class Trainer(ParallelWorkerBase):
 
     def make_runner(self) -> BaseRunner[Any]:
         """Make a runner as this trainer was told to; each worker has one of its own."""
-        defaults: dict[str, Any] = {"tracer": self.tracer}
-        if self.max_rollouts is not None:
-            defaults["max_rollouts"] = self.max_rollouts
-        return plugin.resolve("runner", self._runner_spec, **defaults)
+        return self.runner_specs.make_runner(self.tracer)
 
     def _fit(
         self,
@@ -265,14 +272,9 @@ class Trainer(ParallelWorkerBase):
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
     ) -> TrainingResult:
-        if not isinstance(agent, LitAgent):  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
-            raise ConfigurationError(
-                f"fit needs an agent, not {type(agent).__name__}: put @rollout above your function, or subclass "
-                "LitAgent"
-            )
+        check_agent(agent)
         check_dataset("train", train_dataset)
         check_dataset("val", val_dataset)
-        from lightning_core.trainer.bundles import AlgorithmBundle, RunnerBundle
         from lightning_core.trainer.scope import run_store
 
         run = Run(settings=self._settings)
@@ -322,6 +324,28 @@ class Trainer(ParallelWorkerBase):
             # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
             raise SystemExit(130)
         return result
+
+    def _serve(self, agent: LitAgent[Any]) -> TrainingResult:
+        """Run the agent for a run that is executed elsewhere, and return that run's result as far as it is known."""
+        check_agent(agent)
+        start = time.time()
+        try:
+            run, statistics = self.strategy.execute_runners(RunnerBundle(self, agent, None))
+        except KeyboardInterrupt:
+            logger.warning("interrupted; the runners have stopped")
+            raise SystemExit(130) from None
+        known = TrainingResult(
+            run_id=run.run_id if run is not None else "unknown",
+            status=run.status if run is not None else "running",
+            rollouts=statistics.rollouts,
+            store=self.store.location,
+            start_time=run.start_time if run is not None else start,
+            end_time=time.time(),
+            settings=self._settings,
+        )
+        if run is None or run.result is None:
+            return known
+        return TrainingResult.model_validate({**run.result, "store": known.store})
 
     def _tear_down_hooks(self) -> None:
         for hook in self.hooks:
