@@ -189,19 +189,6 @@ class LifecycleTests:
         clock.advance(6)
         assert (await status_of(store, rollout.rollout_id))[0] == "failed"
 
-    async def test_a_clock_that_jumps_back_does_not_shorten_a_lease(
-        self, store: LightningStore, clock: FakeClock
-    ) -> None:
-        """A renewal never makes a lease end earlier."""
-        rollout = await take(store, unresponsive_seconds=10)
-        key = rollout.rollout_id, rollout.attempt.attempt_id
-        clock.advance(8)
-        await store.renew_leases("worker", [key])
-        clock.advance(-6)
-        await store.renew_leases("worker", [key])
-        clock.advance(13)
-        assert await status_of(store, rollout.rollout_id) == ("running", ["running"])
-
     # Late signs of life
 
     async def test_a_span_revives_an_unresponsive_attempt_and_takes_it_off_the_queue(

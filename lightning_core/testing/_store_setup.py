@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from lightning_core.store.base import LightningStore
-from lightning_core.types import AttemptedRollout, RolloutConfig, Span
+from lightning_core.types import (
+    AttemptedRollout,
+    Event,
+    Link,
+    OtelResource,
+    RolloutConfig,
+    Span,
+    SpanContext,
+    TraceStatus,
+)
 
-__all__ = ["PATIENCE", "Clock", "FakeClock", "make_span", "status_of", "take"]
+__all__ = [
+    "PATIENCE",
+    "Clock",
+    "FakeClock",
+    "begin_waiting",
+    "full_span",
+    "in_threads",
+    "make_span",
+    "status_of",
+    "take",
+]
 
 Clock: TypeAlias = Callable[[], float]
 """Tells the time, in seconds since the epoch."""
@@ -50,6 +71,41 @@ def make_span(
     )
 
 
+def full_span(rollout: AttemptedRollout) -> Span:
+    """Return a span of the rollout's attempt that has every field, unusual values, and one field of its own."""
+    context = SpanContext(trace_id="1" * 32, span_id="2" * 16, is_remote=True, trace_state={"a": "b"})
+    span = Span(
+        rollout_id=rollout.rollout_id,
+        attempt_id=rollout.attempt.attempt_id,
+        sequence_id=3,
+        trace_id="1" * 32,
+        span_id="2" * 16,
+        parent_id="3" * 16,
+        name='name with "quotes", 漢字 and \n lines',
+        status=TraceStatus(status_code="ERROR", description="went wrong"),
+        attributes={
+            "text": "\u00e9\U0001f600\x00",
+            "half a pair": "\ud800",
+            "whole": 2**62,
+            "real": 0.1,
+            "one": 1.0,
+            "flag": True,
+            "ids": [1, 2, 3],
+            "empty": [],
+            "reals": [0.5, 1e-300],
+            "limits": [float("inf"), float("-inf")],
+        },
+        events=[Event(name="event", attributes={"k": ["v"]}, timestamp=1.25), Event(name="bare")],
+        links=[Link(context=context, attributes={"k": 1}), Link(context=context)],
+        start_time=1_700_000_000.123456,
+        end_time=None,
+        context=context,
+        parent=context,
+        resource=OtelResource(attributes={"service.name": "s"}, schema_url="https://example.org"),
+    )
+    return Span.model_validate({**span.model_dump(), "extra_field": {"nested": [1, None]}})
+
+
 async def take(store: LightningStore, worker_id: str = "worker", **config: Any) -> AttemptedRollout:
     """Enqueue a rollout with this config and dequeue the oldest one."""
     await store.enqueue_rollout({"task": 1}, config=RolloutConfig(**config))
@@ -63,3 +119,28 @@ async def status_of(store: LightningStore, rollout_id: str) -> tuple[str, list[s
     rollout = await store.get_rollout_by_id(rollout_id)
     assert rollout is not None
     return rollout.status, [attempt.status for attempt in await store.query_attempts(rollout_id)]
+
+
+async def begin_waiting(*tasks: asyncio.Task[Any]) -> None:
+    """Give tasks the time to begin to wait. Too little would not make a test fail, only test less."""
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in tasks)
+
+
+def in_threads(*mains: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines, each in a thread and loop of its own, and raise the first error."""
+    errors: list[BaseException] = []
+
+    def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(main,)) for main in mains]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

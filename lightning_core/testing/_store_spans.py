@@ -10,9 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from lightning_core.errors import SpanConflictError, UnknownAttemptError, UnknownRolloutError
 from lightning_core.store.base import LightningStore
-from lightning_core.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 
-from ._store_setup import FakeClock, make_span, take
+from ._store_setup import FakeClock, full_span, make_span, take
 
 
 class SpanTests:
@@ -175,34 +174,7 @@ class SpanTests:
     async def test_every_part_of_a_span_is_kept(self, store: LightningStore) -> None:
         """What comes back equals what was written, extra fields included."""
         rollout = await take(store)
-        context = SpanContext(trace_id="1" * 32, span_id="2" * 16, is_remote=True, trace_state={"a": "b"})
-        span = Span(
-            rollout_id=rollout.rollout_id,
-            attempt_id=rollout.attempt.attempt_id,
-            sequence_id=3,
-            trace_id="1" * 32,
-            span_id="2" * 16,
-            parent_id="3" * 16,
-            name='name with "quotes", 漢字 and \n lines',
-            status=TraceStatus(status_code="ERROR", description="went wrong"),
-            attributes={
-                "text": "\u00e9\U0001f600\x00",
-                "whole": 2**62,
-                "real": 0.1,
-                "flag": True,
-                "ids": [1, 2, 3],
-                "empty": [],
-                "reals": [0.5, 1e-300],
-            },
-            events=[Event(name="event", attributes={"k": ["v"]}, timestamp=1.25), Event(name="bare")],
-            links=[Link(context=context, attributes={"k": 1}), Link(context=context)],
-            start_time=1_700_000_000.123456,
-            end_time=None,
-            context=context,
-            parent=context,
-            resource=OtelResource(attributes={"service.name": "s"}, schema_url="https://example.org"),
-        )
-        span = Span.model_validate(span.model_dump() | {"extra_field": {"nested": [1, None]}})
+        span = full_span(rollout)
         stored = await store.add_span(span)
         [found] = await store.query_spans(rollout.rollout_id)
         assert stored == span

@@ -9,13 +9,29 @@ import pytest
 
 from lightning_core.store.base import LightningStore
 
-for _module in ("lifecycle", "queue", "spans", "reading", "waiting", "history"):
+_MODULES = (
+    "clocks",
+    "encoded",
+    "history",
+    "lifecycle",
+    "queue",
+    "quorum",
+    "reading",
+    "reasons",
+    "repeats",
+    "spans",
+    "vacuum",
+    "waiting",
+)
+for _module in _MODULES:
     pytest.register_assert_rewrite(f"lightning_core.testing._store_{_module}")
 
+from ._store_clocks import ClockTests  # noqa: E402 - after the registration
 from ._store_history import MachineTests  # noqa: E402
-from ._store_lifecycle import LifecycleTests  # noqa: E402 - after the registration
+from ._store_lifecycle import LifecycleTests  # noqa: E402
 from ._store_queue import QueueTests  # noqa: E402
 from ._store_reading import ReadingTests  # noqa: E402
+from ._store_reasons import ReasonTests  # noqa: E402
 from ._store_setup import Clock, FakeClock  # noqa: E402
 from ._store_spans import SpanTests  # noqa: E402
 from ._store_waiting import WaitingTests  # noqa: E402
@@ -29,7 +45,16 @@ Reopen: TypeAlias = Callable[[LightningStore, Clock], LightningStore]
 """Opens the data of a closed store again."""
 
 
-class StoreConformance(LifecycleTests, QueueTests, SpanTests, ReadingTests, WaitingTests, MachineTests):
+class StoreConformance(
+    LifecycleTests,
+    ReasonTests,
+    ClockTests,
+    QueueTests,
+    SpanTests,
+    ReadingTests,
+    WaitingTests,
+    MachineTests,
+):
     """Everything that the store contract promises, as tests.
 
     Inherit it in a test module, name the subclass ``Test…`` and override ``make_store``::
