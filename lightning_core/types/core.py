@@ -297,6 +297,8 @@ class Run(Model):
     settings: dict[str, Any] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: str | None = None
+    resumed: int = 0
+    owner: RunOwner | None = None
 
 
 class RunState(Model):
