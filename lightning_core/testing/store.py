@@ -27,13 +27,17 @@ for _module in _MODULES:
     pytest.register_assert_rewrite(f"lightning_core.testing._store_{_module}")
 
 from ._store_clocks import ClockTests  # noqa: E402 - after the registration
+from ._store_encoded import EncodedSpanTests  # noqa: E402
 from ._store_history import MachineTests  # noqa: E402
 from ._store_lifecycle import LifecycleTests  # noqa: E402
 from ._store_queue import QueueTests  # noqa: E402
+from ._store_quorum import QuorumTests  # noqa: E402
 from ._store_reading import ReadingTests  # noqa: E402
 from ._store_reasons import ReasonTests  # noqa: E402
+from ._store_repeats import RepeatTests  # noqa: E402
 from ._store_setup import Clock, FakeClock  # noqa: E402
 from ._store_spans import SpanTests  # noqa: E402
+from ._store_vacuum import VacuumTests  # noqa: E402
 from ._store_waiting import WaitingTests  # noqa: E402
 
 __all__ = ["Clock", "FakeClock", "MakeStore", "Reopen", "StoreConformance"]
@@ -50,9 +54,13 @@ class StoreConformance(
     ReasonTests,
     ClockTests,
     QueueTests,
+    RepeatTests,
     SpanTests,
+    EncodedSpanTests,
     ReadingTests,
     WaitingTests,
+    QuorumTests,
+    VacuumTests,
     MachineTests,
 ):
     """Everything that the store contract promises, as tests.
