@@ -1,0 +1,99 @@
+"""Recent answers, so that a request that comes again because its answer was lost is not carried out again.
+
+A client numbers its requests from 1, and says with each below which number it has had all answers. So the server keeps
+an answer until the client has it, and no longer; and it refuses what has been answered and comes late, as copies that
+were held up in the network do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import asyncio
+
+from .failures import RequestError
+
+__all__ = ["Answer", "Answers", "Peer"]
+
+_MOST_PEERS: Final = 10_000
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_IDLE_SECONDS: Final = 900.0
+
+
+class Answer(NamedTuple):
+    """An answer as it was sent."""
+
+    content_type: str
+    body: bytes
+    results: list[Any]
+
+
+@dataclass
+class Peer:
+    """One client's requests: those that run, and those whose answers it may not have yet."""
+
+    below: int = 1
+    running: dict[int, asyncio.Task[Answer]] = field(default_factory=dict[int, "asyncio.Task[Answer]"])
+    answered: OrderedDict[int, Answer] = field(default_factory=OrderedDict[int, Answer])
+    withdrawn: set[int] = field(default_factory=set[int])
+    size: int = 0
+    seen: float = 0.0
+
+    def acknowledge(self, below: int) -> None:
+        """Forget the answers to all requests below this number: the client has them."""
+        if below <= self.below:
+            return
+        self.below = below
+        for number in [number for number in self.answered if number < below]:
+            self.size -= len(self.answered.pop(number).body)
+        self.withdrawn = {number for number in self.withdrawn if number >= below}
+
+    def keep(self, number: int, answer: Answer) -> None:
+        """Keep an answer until the client has it."""
+        if number < self.below:
+            return
+        self.answered[number] = answer
+        self.size += len(answer.body)
+        while self.size > _MOST_BYTES and len(self.answered) > 1:
+            _, old = self.answered.popitem(last=False)
+            self.size -= len(old.body)
+
+    def check(self, number: int) -> None:
+        """Refuse a request that is over.
+
+        Raises:
+            RequestError: 409, if the client has had the answer, or has withdrawn the request.
+        """
+        if number < self.below or number in self.withdrawn:
+            raise RequestError(409, f"request {number} has been answered or withdrawn")
+
+
+class Answers:
+    """The recent answers to all clients.
+
+    Args:
+        clock: Tells the time, in seconds; only differences count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._peers: OrderedDict[str, Peer] = OrderedDict()
+
+    def of(self, client: str) -> Peer:
+        """Return what there is of a client, and forget those who have been silent for long."""
+        now = self._clock()
+        peer = self._peers.get(client)
+        if peer is None:
+            peer = self._peers[client] = Peer()
+        else:
+            self._peers.move_to_end(client)
+        peer.seen = now
+        while True:
+            oldest, other = next(iter(self._peers.items()))
+            if other.running or (len(self._peers) <= _MOST_PEERS and now - other.seen < _IDLE_SECONDS):
+                return peer
+            del self._peers[oldest]

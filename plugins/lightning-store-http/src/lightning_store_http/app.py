@@ -1,0 +1,197 @@
+"""The server as an ASGI application: it lets in who may come, and answers errors plainly."""
+
+from __future__ import annotations
+
+import gzip
+import hmac
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lightning_core.errors import LightningError
+from lightning_core.store.base import LightningStore
+
+from .batch import answer_batch
+from .bodies import Disconnected, header
+from .failures import RequestError, describe, status_of
+from .rest import rest_routes
+from .service import Limits, Service, identify
+from .wire import API_PATH, BATCH_PATH, EXPECT_HEADER, JSON, NONCE_HEADER, OVER_HEADER, pack_json
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+__all__ = ["StoreApp", "create_app"]
+
+_HEALTH: Final = f"{API_PATH}/health"
+_COMPRESS_FROM: Final = 1024
+
+
+def create_app(
+    store: LightningStore,
+    *,
+    token: str | None = None,
+    nonce: str | None = None,
+    limits: Limits | None = None,
+    forward_to: str | None = None,
+) -> StoreApp:
+    """Make the ASGI application that serves a store.
+
+    Args:
+        store: What to serve. It is not closed.
+        token: What clients must show; ``None`` lets in everybody, so keep it for tests.
+        nonce: Tells this store from others; by default that of the store.
+        limits: What is taken and granted.
+        forward_to: An OTLP endpoint that gets a copy of every span, such as ``http://127.0.0.1:4318``.
+    """
+    return StoreApp(Service(store, nonce or identify(store), token, limits or Limits()))
+
+
+class StoreApp:
+    """The ASGI application of one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._token = service.token.encode() if service.token is not None else None
+        self._router = Starlette(
+            routes=[
+                Route(_HEALTH, self._health, methods=["GET"]),
+                Route(f"{API_PATH}/store", self._describe, methods=["GET"]),
+                Route(BATCH_PATH, self._batch, methods=["POST"]),
+                *rest_routes(service),
+            ],
+            exception_handlers={
+                HTTPException: self._refuse,
+                RequestError: self._refuse,
+                ValidationError: self._refuse,
+                LightningError: self._refuse,
+                Disconnected: self._refuse,
+            },
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        answer = _Answer(self.service, scope, send)
+        try:
+            self._admit(scope)
+            if scope["path"] == BATCH_PATH and scope["method"] == "POST":
+                content_type, body, _ = await answer_batch(self.service, scope, receive)
+                await answer.send_body(200, content_type, body)
+            else:
+                await self._router(scope, receive, answer)
+        except Disconnected:
+            return
+        except Exception as error:
+            if answer.started:
+                raise
+            await answer.send_error(error)
+
+    def _admit(self, scope: Scope) -> None:
+        expected = header(scope, EXPECT_HEADER.encode())
+        if expected is not None and not hmac.compare_digest(expected.encode(), self.service.nonce.encode()):
+            raise RequestError(
+                421, "this is another store than the one that the request is for", kind="StoreUnavailableError"
+            )
+        if scope["path"] == _HEALTH:
+            return
+        if self._token is not None:
+            scheme, _, given = (header(scope, b"authorization") or "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+                raise RequestError(
+                    401, "a valid token is needed", kind="Unauthorized", headers={"www-authenticate": "Bearer"}
+                )
+        if self.service.stopping:
+            raise RequestError(503, "the server is stopping", kind="StoreUnavailableError")
+
+    async def _health(self, request: Request) -> Response:
+        from . import __version__
+
+        return _json({"nonce": self.service.nonce, "version": __version__})
+
+    async def _describe(self, request: Request) -> Response:
+        from . import __version__
+
+        store = self.service.store
+        return _json(
+            {
+                "nonce": self.service.nonce,
+                "version": __version__,
+                "durable": store.capabilities.durable,
+            }
+        )
+
+    async def _batch(self, request: Request) -> Response:
+        # Answered before it comes here; the route makes other methods a 405.
+        raise HTTPException(404)
+
+    async def _refuse(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, Disconnected):
+            raise error
+        if isinstance(error, HTTPException):
+            error = RequestError(
+                error.status_code, error.detail, kind="RequestError", headers=dict(error.headers or {})
+            )
+        headers = error.headers if isinstance(error, RequestError) else {}
+        return _json({"error": describe(error)}, status_of(error), headers)
+
+
+class _Answer:
+    """Adds the server's headers to an answer, and compresses it where the client asks for that."""
+
+    def __init__(self, service: Service, scope: Scope, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self._service = service
+        self._compress = "gzip" in (header(scope, b"accept-encoding") or "")
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = {**message, "headers": [*message["headers"], *self._headers()]}
+        await self._send(message)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(NONCE_HEADER.encode(), self._service.nonce.encode())]
+        if self._service.over:
+            headers.append((OVER_HEADER.encode(), b"1"))
+        return headers
+
+    async def send_body(
+        self, status: int, content_type: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        all_headers = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
+        if self._compress and len(body) >= _COMPRESS_FROM:
+            body = gzip.compress(body, 1)
+            all_headers.append((b"content-encoding", b"gzip"))
+        all_headers += [
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self({"type": "http.response.start", "status": status, "headers": all_headers})
+        await self({"type": "http.response.body", "body": body})
+
+    async def send_error(self, error: Exception) -> None:
+        headers = error.headers if isinstance(error, RequestError) else {}
+        await self.send_body(status_of(error), JSON, pack_json({"error": describe(error)}), headers)
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(pack_json(value), status, headers, JSON)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

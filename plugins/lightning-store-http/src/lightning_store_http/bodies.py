@@ -1,0 +1,139 @@
+"""Bodies of requests: read up to a limit, decompressed up to a limit, and checked where they are passed on unread."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import SchemaValidator, ValidationError, core_schema
+
+from lightning_core.errors import ConfigurationError
+from lightning_core.store.encoding import EncodedSpan
+
+from .failures import RequestError
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope
+
+__all__ = ["Disconnected", "check_encoded_spans", "content_type", "read_body"]
+
+
+class Disconnected(Exception):  # noqa: N818 - nobody is left to whom it would be an error
+    """The client has gone before its request was complete."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a request's header, given its name in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def content_type(scope: Scope) -> str:
+    """Return the media type of a request's body, in lower case and without parameters."""
+    return (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read a request's body, decompressed.
+
+    Args:
+        scope: The request.
+        receive: Gives its parts.
+        limit: The most bytes that the body may have, before and after decompression.
+
+    Raises:
+        RequestError: 413 if it is larger, 415 if it is compressed in an unknown way, 400 if it is not what it says.
+        Disconnected: If the client goes away before the end.
+    """
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise RequestError(
+            415, f"a body compressed with {encoding[:50]!r} is not understood; use gzip or none",
+            headers={"accept-encoding": "gzip, identity"},
+        )  # fmt: skip
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        if part:
+            parts.append(part)
+        if not message.get("more_body", False):
+            break
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    return _decompress(body, limit) if encoding == "gzip" else body
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    result, rest = b"", body
+    try:
+        # A gzip file may consist of several members.
+        while rest:
+            stream = zlib.decompressobj(wbits=31)
+            result += stream.decompress(rest, limit - len(result) + 1)
+            if len(result) > limit:
+                raise _too_large(limit)
+            if not stream.eof:
+                raise RequestError(400, "the body ends before its gzip stream does")
+            rest = stream.unused_data
+    except zlib.error as error:
+        raise RequestError(400, f"the body is no gzip: {error}") from None
+    return result
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        413,
+        f"the body is larger than {limit} bytes, the most that this server takes: send less at a time, or start the "
+        "server with a larger max_body_bytes",
+        kind="ConfigurationError",
+        headers={"connection": "close"},
+    )
+
+
+def _object(fields: dict[str, Any]) -> core_schema.CoreSchema:
+    """Describe a JSON object of which only some members are looked at, so that the rest is parsed and dropped."""
+    return core_schema.typed_dict_schema(
+        {name: core_schema.typed_dict_field(schema) for name, schema in fields.items()}, extra_behavior="ignore"
+    )
+
+
+_number = core_schema.nullable_schema(core_schema.float_schema(strict=True))
+_SPAN_BODY: Final = SchemaValidator(
+    _object(
+        {
+            "attributes": _object({}),
+            "status": _object({"status_code": core_schema.literal_schema(["UNSET", "OK", "ERROR"])}),
+            "start_time": _number,
+            "end_time": _number,
+            "resource": _object({"attributes": _object({})}),
+        }
+    )
+)
+
+
+def check_encoded_spans(spans: Sequence[EncodedSpan]) -> None:
+    """Refuse encoded spans that could not be read back.
+
+    Raises:
+        ConfigurationError: If the body of one is not that of a span.
+    """
+    check = _SPAN_BODY.validate_json
+    for span in spans:
+        try:
+            check(span.body)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(str(part) for part in ("body", *problem["loc"]))
+            raise ConfigurationError(f"span {span.span_id!r}: {place}: {problem['msg']}") from None

@@ -1,0 +1,328 @@
+"""A client's connection on one event loop: calls that are made at once share a request, and are tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+import msgpack
+
+from lightning_core.errors import StoreClosedError, StoreError, StoreUnavailableError
+
+from .failures import restore
+from .peer import Peer
+from .wire import BATCH_PATH, JSON, MSGPACK, WireError, pack, pack_json, unpack
+
+__all__ = ["Call", "Channel"]
+
+_IN_FLIGHT: Final = 4
+_MOST_CALLS: Final = 500
+_MOST_BYTES: Final = 1024 * 1024
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+_CONNECT_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 60.0
+_GIVE_BACK_SECONDS: Final = 5.0
+
+
+class Call(NamedTuple):
+    """One operation, written already."""
+
+    name: str
+    content_type: str
+    body: bytes
+    writes: bool
+
+    @staticmethod
+    def write(name: str, arguments: dict[str, Any], *, writes: bool) -> Call:
+        """Write an operation.
+
+        Raises:
+            TypeError, ValueError: If neither msgpack nor JSON can hold the arguments.
+        """
+        try:
+            return Call(name, MSGPACK, pack((name, arguments)), writes)
+        except (ValueError, OverflowError):
+            # Such as an integer of more than 64 bits.
+            return Call(name, JSON, pack_json((name, arguments)), writes)
+
+
+class _Numbers:
+    """Numbers requests, and knows below which all have been answered."""
+
+    def __init__(self) -> None:
+        self.client = secrets.token_hex(8)
+        self._next = 1
+        self._open: dict[int, None] = {}
+
+    def draw(self) -> int:
+        number = self._next
+        self._next += 1
+        self._open[number] = None
+        return number
+
+    def close(self, number: int) -> None:
+        self._open.pop(number, None)
+
+    @property
+    def below(self) -> int:
+        return next(iter(self._open), self._next)
+
+
+class Channel:
+    """The connections of one event loop.
+
+    Calls that are made while others are under way go together in the next request. There is no delay: a call that
+    comes alone goes at once.
+
+    Args:
+        peer: The server.
+        retry_seconds: How long to try again.
+    """
+
+    def __init__(self, peer: Peer, retry_seconds: float) -> None:
+        self._peer = peer
+        self._retry_seconds = retry_seconds
+        self._loop = asyncio.get_running_loop()
+        self._session: aiohttp.ClientSession | None = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            auto_decompress=True,
+            trust_env=False,
+            skip_auto_headers=("User-Agent",),
+        )
+        self._numbers = _Numbers()
+        # Calls that wait must not hold up what the server may forget of the others.
+        self._waiting_numbers = _Numbers()
+        self._queue: deque[tuple[Call, asyncio.Future[Any]]] = deque()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._closing: asyncio.Future[None] = self._loop.create_future()
+        self._keeper: AsyncGenerator[None, None] | None = None
+
+    async def open(self) -> None:
+        """Have the event loop close the channel when it shuts down, as ``asyncio.run`` makes it do."""
+        self._keeper = self._keep()
+        await anext(self._keeper)
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.close()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it belongs to."""
+        return self._loop
+
+    async def call(self, call: Call) -> Any:
+        """Have an operation carried out, along with others, and return its result.
+
+        Raises:
+            LightningError: What the store raised.
+            StoreUnavailableError: If the server could not be reached for too long.
+            StoreClosedError: If the client is closed.
+        """
+        self._check_open()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.append((call, future))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return await future
+
+    async def call_alone(self, call: Call, *, wait: float = 0.0, withdraw: bool = False) -> Any:
+        """Have an operation carried out that may take long; see :meth:`call`.
+
+        Args:
+            call: The operation.
+            wait: How long the server may take for it, in seconds.
+            withdraw: If the caller is cancelled, take back what the operation has done.
+        """
+        self._check_open()
+        number = self._waiting_numbers.draw() if call.writes else None
+        request = asyncio.ensure_future(
+            self._exchange([call], self._waiting_numbers, number, time.monotonic() + self._retry_seconds + wait, wait)
+        )
+        try:
+            await asyncio.wait({request, self._closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not request.done():
+                raise self._closed()
+            [(good, result)] = request.result()
+        except asyncio.CancelledError:
+            request.cancel()
+            if withdraw and number is not None:
+                await self._withdraw(number)
+            raise
+        finally:
+            request.cancel()
+            if number is not None:
+                self._waiting_numbers.close(number)
+        if good:
+            return result
+        raise restore(result)
+
+    async def _withdraw(self, number: int) -> None:
+        arguments = {"client": self._waiting_numbers.client, "number": number}
+        call = Call.write("withdraw", arguments, writes=False)
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_GIVE_BACK_SECONDS):
+                await self._exchange([call], self._numbers, None, time.monotonic() + _GIVE_BACK_SECONDS, 0.0)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._queue and len(self._requests) < _IN_FLIGHT:
+            batch = self._take()
+            if not batch:
+                return
+            request = self._loop.create_task(self._send(batch))
+            self._requests.add(request)
+            request.add_done_callback(self._sent)
+
+    def _sent(self, request: asyncio.Task[None]) -> None:
+        self._requests.discard(request)
+        if self._queue and not self._closing.done():
+            self._flush()
+
+    def _take(self) -> list[tuple[Call, asyncio.Future[Any]]]:
+        batch: list[tuple[Call, asyncio.Future[Any]]] = []
+        size = 0
+        while self._queue and len(batch) < _MOST_CALLS:
+            call, future = self._queue[0]
+            if future.done():
+                self._queue.popleft()
+                continue
+            size += len(call.body)
+            if batch and (size > _MOST_BYTES or call.content_type != batch[0][0].content_type):
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _send(self, batch: list[tuple[Call, asyncio.Future[Any]]]) -> None:
+        give_up = time.monotonic() + self._retry_seconds
+        pause = _FIRST_PAUSE
+        while batch:
+            calls = [call for call, _ in batch]
+            number = self._numbers.draw() if any(call.writes for call in calls) else None
+            try:
+                results = await self._exchange(calls, self._numbers, number, give_up, 0.0)
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        if isinstance(error, asyncio.CancelledError):
+                            future.cancel()
+                        else:
+                            future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+                return
+            finally:
+                if number is not None:
+                    self._numbers.close(number)
+            again: list[tuple[Call, asyncio.Future[Any]]] = []
+            for (call, future), (good, result) in zip(batch, results, strict=True):
+                if future.done():
+                    continue
+                if good:
+                    future.set_result(result)
+                    continue
+                error = restore(result)
+                if isinstance(error, StoreUnavailableError) and time.monotonic() < give_up:
+                    again.append((call, future))
+                else:
+                    future.set_exception(error)
+            batch = again
+            if batch:
+                await asyncio.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _exchange(
+        self, calls: list[Call], numbers: _Numbers, number: int | None, give_up: float, wait: float
+    ) -> list[tuple[bool, Any]]:
+        """Send a batch until there is an answer, and return it."""
+        body = _envelope(calls, numbers, number)
+        content_type = calls[0].content_type
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._try(body, content_type, wait, len(calls))
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                if isinstance(error, StoreError) and not getattr(error, "retry", False):
+                    raise
+                if time.monotonic() + pause > give_up:
+                    raise StoreUnavailableError(
+                        f"the server at {self._peer.url} could not be reached for {self._retry_seconds:g} s: "
+                        f"{error or type(error).__name__}"
+                    ) from error
+            # Full jitter: clients that lost the server together do not come back together.
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _try(self, body: bytes, content_type: str, wait: float, number: int) -> list[tuple[bool, Any]]:
+        session = self._session
+        if session is None:
+            raise self._closed()
+        async with session.post(
+            self._peer.url + BATCH_PATH,
+            data=body,
+            headers={**self._peer.headers(), "Content-Type": content_type},
+            timeout=aiohttp.ClientTimeout(total=wait + _ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS),
+            allow_redirects=False,
+        ) as response:
+            answer = await response.read()
+            self._peer.learn(response.headers)
+            self._peer.check(response.status, response.content_type, answer)
+            try:
+                results = unpack(response.content_type, answer, strict=False)
+            except WireError as error:
+                raise StoreError(f"the server at {self._peer.url} gave an answer that is none: {error}") from None
+        if not isinstance(results, list) or len(results) != number:
+            raise StoreError(f"the server at {self._peer.url} did not answer every operation of a request")
+        return results
+
+    def _check_open(self) -> None:
+        if self._closing.done():
+            raise self._closed()
+
+    def _closed(self) -> StoreClosedError:
+        return StoreClosedError(f"the client of {self._peer.url} is closed")
+
+    async def close(self) -> None:
+        """Close the connections; who waits gets a ``StoreClosedError``."""
+        if not self._closing.done():
+            self._closing.set_result(None)
+        for _, future in self._queue:
+            if not future.done():
+                future.set_exception(self._closed())
+        self._queue.clear()
+        for request in list(self._requests):
+            request.cancel()
+        if self._requests:
+            await asyncio.wait(list(self._requests))
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _envelope(calls: list[Call], numbers: _Numbers, number: int | None) -> bytes:
+    fields: dict[str, Any] = {}
+    if number is not None:
+        fields = {"client": numbers.client, "number": number, "below": numbers.below}
+    if calls[0].content_type == JSON:
+        return pack_json(fields)[:-1] + (b"," if fields else b"") + b'"operations":[' + b",".join(
+            call.body for call in calls
+        ) + b"]}"  # fmt: skip
+    packer = msgpack.Packer()
+    parts = [packer.pack_map_header(len(fields) + 1)]
+    for key, value in fields.items():
+        parts += [packer.pack(key), packer.pack(value)]
+    parts += [packer.pack("operations"), packer.pack_array_header(len(calls))]
+    return b"".join([*parts, *(call.body for call in calls)])

@@ -1,0 +1,236 @@
+"""``LightningStoreServer``: serves any store over HTTP, from a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
+from lightning_core.store.base import LightningStore
+
+from .app import StoreApp, create_app
+from .service import Limits
+
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["LightningStoreServer"]
+
+logger = logging.getLogger(__name__)
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_START_SECONDS: Final = 60.0
+
+
+class LightningStoreServer:
+    """Serves a store over HTTP, from a thread with an event loop of its own.
+
+    ::
+
+        with LightningStoreServer(store) as server:
+            client = LightningStoreClient(server.url, token=server.token)
+
+    Args:
+        store: What to serve. The server does not close it.
+        host: The interface to listen on. Any other than the loopback needs a ``token``.
+        port: The port; 0 picks a free one.
+        token: What clients must show; ``None`` draws one at random.
+        nonce: Tells this store from others: a client that has talked to one talks to no other. By default that of
+            the data if the store is durable, so that the server may be restarted, else one for this store object.
+        max_body_bytes: The largest body of a request, in bytes, before and after decompression.
+        max_batch: The most operations in a batch, and the most rollouts or spans in an operation.
+        forward_to: An OTLP endpoint that gets a copy of every span.
+        stop_seconds: How long :meth:`stop` waits for requests that are being answered, in seconds.
+
+    Raises:
+        ConfigurationError: If ``host`` is another interface than the loopback, and there is no ``token``.
+    """
+
+    def __init__(
+        self,
+        store: LightningStore,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        token: str | None = None,
+        nonce: str | None = None,
+        max_body_bytes: int = Limits.max_body_bytes,
+        max_batch: int = Limits.max_batch,
+        forward_to: str | None = None,
+        stop_seconds: float = 10.0,
+    ) -> None:
+        if token is None and host not in _LOOPBACK:
+            raise ConfigurationError(
+                f"a server on {host!r} can be reached from other machines: give it a token, such as "
+                "secrets.token_urlsafe(), or let it listen on 127.0.0.1"
+            )
+        if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
+            raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
+        self.store = store
+        self.host = host
+        self.token = token or secrets.token_urlsafe(24)
+        self._port = port
+        self._nonce = nonce
+        self._limits = Limits(max_body_bytes, max_batch)
+        self._forward_to = forward_to
+        self._stop_seconds = stop_seconds
+        self._app: StoreApp | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    @property
+    def port(self) -> int:
+        """The port; the one that was picked, once the server has started."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Where clients find the server."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def nonce(self) -> str:
+        """Tells this store from others.
+
+        Raises:
+            ExecutionError: If the server has not started yet and was given none.
+        """
+        if self._app is not None:
+            return self._app.service.nonce
+        if self._nonce is None:
+            raise ExecutionError("the server has no nonce before it has started: call start() first")
+        return self._nonce
+
+    def start(self) -> None:
+        """Start to serve, and return when the server can be reached.
+
+        Raises:
+            StoreUnavailableError: If the port is taken or the interface does not exist.
+            ExecutionError: If it has started already, or does not start.
+        """
+        if self._thread is not None:
+            raise ExecutionError(f"the server at {self.url} has started already")
+        import uvicorn
+
+        listener = self._listen()
+        self._port = listener.getsockname()[1]
+        self._app = create_app(
+            self.store, token=self.token, nonce=self._nonce, limits=self._limits, forward_to=self._forward_to
+        )
+        self._app.service.over = self._over
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, round(self._stop_seconds)),
+                backlog=2048,
+            )
+        )
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._server, listener, ready), name="lightning-store-server", daemon=True
+        )
+        self._thread.start()
+        if not ready.wait(_START_SECONDS) or not self._server.started:
+            self.stop()
+            raise ExecutionError(f"the server at {self.url} did not start")
+
+    def stop(self) -> None:
+        """Answer those who wait, finish what is being answered, and stop."""
+        thread, server, app = self._thread, self._server, self._app
+        if thread is None or server is None or app is None:
+            return
+        app.service.drain()
+        server.should_exit = True
+        thread.join(self._stop_seconds + 5)
+        if thread.is_alive():
+            server.force_exit = True
+            thread.join(5)
+        self._thread = self._server = None
+
+    def announce_end(self, over: bool = True) -> None:
+        """Say with every answer that the run is over, so that runners that wait for work leave at once."""
+        self._over = over
+        if self._app is not None:
+            self._app.service.announce_end(over)
+
+    def _listen(self) -> socket.socket:
+        """Bind the port: without sharing it, so that two servers never have the same one."""
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                self.host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise StoreUnavailableError(f"no server can listen on {self.host!r}: {error}") from error
+        try:
+            # Takes over a port whose last server has ended, and never that of one which lives.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            raise StoreUnavailableError(
+                f"port {self._port} of {self.host} cannot be had ({error.strerror or error}): another server may be "
+                "running there; stop it, or choose another port, or 0 for a free one"
+            ) from error
+        listener.setblocking(False)
+        return listener
+
+    def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(_serve(server, listener, ready))
+        except Exception:
+            logger.exception("the server at %s ended abnormally", self.url)
+        finally:
+            listener.close()
+            ready.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    ready.set()
+    await serving
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
