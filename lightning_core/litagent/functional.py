@@ -87,12 +87,16 @@ class FunctionalLitAgent(LitAgent[Any], Generic[P, R]):
         if found is self:
             return self._func.__qualname__
         if found is self._func:
-            return _rebuild, (self._func, self._strip_proxy, self._primary)
+            return self.by_value()
         from pickle import PicklingError
 
         raise PicklingError(
             f"{self._label} cannot be sent to another process: its function is not at the top of a module"
         )
+
+    def by_value(self) -> Any:
+        """Return how to make this agent of its function, for a pickler that can send functions as they are."""
+        return _rebuild, (self._func, self._strip_proxy, self._primary)
 
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""

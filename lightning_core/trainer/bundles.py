@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning_core import plugin
 from lightning_core.runner.threads import AgentThreads
 from lightning_core.trainer.arguments import resolve_hooks
+from lightning_core.trainer.scope import RunStore
 
 if TYPE_CHECKING:
     from lightning_core.algorithm.base import BaseAlgorithm
@@ -32,15 +33,17 @@ class AlgorithmBundle:
     ) -> None:
         self._algorithm = algorithm
         self._datasets = (train, val)
+        self._over: Callable[[LightningStore], LightningStore] | None = None
         self.completed = False
         """Whether the algorithm came to its own end."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave trainer and store behind: they belong to this process, and the other one gives a store of its own."""
         algorithm = copy.copy(self._algorithm)
-        for name in ("_trainer_ref", "_store"):
-            vars(algorithm).pop(name, None)
-        return {**vars(self), "_algorithm": algorithm}
+        vars(algorithm).pop("_trainer_ref", None)
+        scope = vars(algorithm).pop("_store", None)
+        over = scope.elsewhere() if isinstance(scope, RunStore) else None
+        return {**vars(self), "_algorithm": algorithm, "_over": over}
 
     def parts(self) -> dict[str, Any]:
         """Return what goes to another process, by the names of the user's arguments."""
@@ -68,7 +71,7 @@ class AlgorithmBundle:
 
     async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
         """Run the algorithm to its end."""
-        self._algorithm.set_store(store)
+        self._algorithm.set_store(store if self._over is None else self._over(store))
         if self._algorithm.is_async():
             running = self._algorithm.run(*self._datasets)
         else:

@@ -87,9 +87,9 @@ def initial_resources_id(run_id: str) -> str:
     return f"rs-{run_id}-initial"
 
 
-def own_resources(run_id: str, resources_id: str | None) -> bool:
+def own_resources(run_id: str, resources_id: str) -> bool:
     """Whether a run made these resources under an id of its own."""
-    return resources_id is not None and resources_id.startswith(f"rs-{run_id}-")
+    return resources_id.startswith(f"rs-{run_id}-")
 
 
 def _digest(content: Any) -> str | None:

@@ -28,6 +28,7 @@ class TrainingResult(Model):
         store: Specification of the store, such as ``sqlite:///runs.db``; ``memory`` is gone with its process.
         start_time: Seconds since the epoch.
         end_time: Seconds since the epoch.
+        resumed: How often the run was resumed.
         settings: Which parts were used, by name.
     """
 
@@ -41,6 +42,7 @@ class TrainingResult(Model):
     store: str = "memory"
     start_time: float
     end_time: float
+    resumed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
 
     def save(self, path: str | PathLike[str]) -> Path:

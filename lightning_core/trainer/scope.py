@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from lightning_core.errors import ResumeError
@@ -68,12 +69,23 @@ class RunStore(LightningStore):
         """The resources that are this run's latest; other runs may have theirs in the same store."""
         self.lost: str | None = None
         """Why this process may not go on with the run, once that is so."""
-        self._saved = dict(saved)
+        self._saved: dict[str, Any] = {"step": 0, **saved}
         self._saving = threading.Lock()
-        self._keys = RunKeys(run_id, self._saved.get("step", 0))
+        self._keys = RunKeys(run_id, self._saved["step"])
         self._resumed = resumed
         # An own key means the same rollout for the rest of this process, also when that fails meanwhile.
         self._settled: dict[str, str] = {}
+
+    def elsewhere(self) -> Callable[[LightningStore], RunStore]:
+        """Return what makes this view anew, over a client of this store, for an algorithm in another process.
+
+        It names there what the algorithm asks for, so that a request may be sent twice when an answer is lost.
+        """
+        return partial(run_store, run_id=self.run_id, saved=self._saved, resumed=self._resumed)
+
+    def lose(self, why: str) -> None:
+        """Another process has the run: from now on, algorithm and runners of this one are refused."""
+        self.lost = why
 
     def _check(self) -> None:
         if self.lost is not None:
@@ -224,6 +236,10 @@ class RunStore(LightningStore):
         self._check()
         if run_id != self.run_id:
             await self.inner.save_run_state(run_id, state)
+            return
+        if "step" in state:
+            # It comes from the algorithm's own view in another process, which counts the steps.
+            await self._save(state)
             return
         latest = self.latest_resources_id
         step = self._keys.step + 1

@@ -23,7 +23,7 @@ from lightning_core.trainer.arguments import (
 )
 from lightning_core.trainer.bundles import AlgorithmBundle, RunnerBundle, RunnerSpecs
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, Run, RunStatus
+from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, RunStatus
 
 if TYPE_CHECKING:
     from lightning_core.adapter.base import TraceAdapter
@@ -153,8 +153,14 @@ class Trainer(ParallelWorkerBase):
         val_data: Any = None,
         dev_data: Any = None,
         dev_backend: Any = None,
+        resume: bool | str | None = None,
     ) -> TrainingResult:
         """Train the agent on a dataset.
+
+        A run in a durable store can be resumed after a crash, an error or Ctrl+C. The algorithm then starts from its
+        last checkpoint, or else from its beginning, and gets back what it asks for again: rollouts that have ended are
+        not run again, except for those that were cancelled, whose worker fell silent or whose surroundings broke.
+        Metrics and best resources go on from the checkpoint. Give the same agent, data and settings as before.
 
         Args:
             agent: The agent, for instance a function under ``@rollout``.
@@ -162,13 +168,18 @@ class Trainer(ParallelWorkerBase):
             val_data: Held-out tasks.
             dev_data: Tasks for a dry run; used in place of the other two with ``Trainer(dev=True)``.
             dev_backend: Deprecated, use ``dev_data``.
+            resume: The id of a run in the trainer's store, or ``True`` for the newest that has not succeeded. ``None``
+                asks the environment variable ``LIGHTNING_CORE_RESUME`` (``1`` or an id), which holds for the first
+                run of a process.
 
         Returns:
             Best resources, metrics, counts by final status, and where the run is stored.
 
         Raises:
             DatasetError: If a dataset is empty, or has no length or item access.
-            ConfigurationError: If there is no algorithm.
+            ConfigurationError: If there is no algorithm, or a store that forgets is asked to resume.
+            ResumeError: If the run cannot be resumed: there is none, it has succeeded, another algorithm has begun
+                it, or another process is at work on it.
             ImportError: If data are a server's URL or a client, and ``lightning-legacy`` is not installed.
         """
         if dev_backend is not None:
@@ -182,7 +193,7 @@ class Trainer(ParallelWorkerBase):
                 )
         if self.is_dev and dev_data is not None:
             train_data, val_data = dev_data, None
-        return self.fit_v2(agent, train_data, val_dataset=val_data)
+        return self.fit_v2(agent, train_data, val_dataset=val_data, resume=resume)
 
     def fit_v2(
         self,
@@ -190,6 +201,7 @@ class Trainer(ParallelWorkerBase):
         train_dataset: Dataset[T_co] | None = None,
         *,
         val_dataset: Dataset[T_co] | None = None,
+        resume: bool | str | None = None,
     ) -> TrainingResult:
         """Train the agent on datasets; see :meth:`fit`."""
         if self.strategy.role == "runner":
@@ -207,7 +219,7 @@ class Trainer(ParallelWorkerBase):
                 f"a dry run needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
                 "leave the algorithm out to get 'baseline'"
             )
-        return self._fit(agent, algorithm, train_dataset, val_dataset)
+        return self._fit(agent, algorithm, train_dataset, val_dataset, resume)
 
     def dev(
         self,
@@ -215,6 +227,7 @@ class Trainer(ParallelWorkerBase):
         train_dataset: Dataset[T_co] | None = None,
         *,
         val_dataset: Dataset[T_co] | None = None,
+        resume: bool | str | None = None,
     ) -> TrainingResult:
         """Try everything out with a ``FastAlgorithm`` and the real runner; see :meth:`fit`.
 
@@ -233,7 +246,7 @@ class Trainer(ParallelWorkerBase):
                 f"Trainer.dev needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
                 "use Trainer(algorithm='baseline').dev(...)"
             )
-        return self._fit(agent, algorithm, train_dataset, val_dataset)
+        return self._fit(agent, algorithm, train_dataset, val_dataset, resume)
 
     def client(self) -> Any:
         """Return the v0.1 client.
@@ -271,20 +284,21 @@ class Trainer(ParallelWorkerBase):
         algorithm: BaseAlgorithm,
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
+        resume: bool | str | None,
     ) -> TrainingResult:
         check_agent(agent)
         check_dataset("train", train_dataset)
         check_dataset("val", val_dataset)
-        from lightning_core.trainer.scope import run_store
+        from lightning_core.trainer.resumption import wanted_run
+        from lightning_core.trainer.session import RunSession
 
-        run = Run(settings=self._settings)
-        store = run_store(self.store, run.run_id)
         agent.set_trainer(self)
         algorithm.reset()
         algorithm.set_trainer(self)
-        algorithm.set_store(store)
         algorithm.set_adapter(self.adapter)
         algorithm.set_llm_proxy(self.llm_proxy)
+        opening = RunSession.open(self.store, algorithm, self._settings, wanted_run(resume))
+        session = bridge.run_sync(opening)
         bundle = AlgorithmBundle(algorithm, train_dataset, val_dataset)
         status: RunStatus = "failed"
         error: str | None = None
@@ -295,8 +309,8 @@ class Trainer(ParallelWorkerBase):
                 hook.init()
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
-            bridge.run_sync(self._begin(run, resources))
-            self.strategy.execute(bundle, RunnerBundle(self, agent, run.run_id), store)
+            bridge.run_sync(session.begin(resources))
+            self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
             if bundle.completed:
                 status = "succeeded"
             else:
@@ -305,22 +319,25 @@ class Trainer(ParallelWorkerBase):
             status, error, interrupted = "cancelled", "interrupted", True
         except BaseException as failure:
             error = f"{type(failure).__name__}: {failure}"
+            if session.resumable:
+                failure.add_note(f"to go on from there: resume={session.run_id!r}")
             raise
         finally:
             try:
-                result = self._finish(run, algorithm, status, error)
+                result = bridge.run_sync(session.finish(algorithm, status, error))
             except Exception:
                 if status != "failed":
                     raise
                 # The error that ended the run is the one to raise.
-                logger.exception("the end of run %s could not be stored", run.run_id)
+                logger.exception("the end of run %s could not be stored", session.run_id)
             finally:
                 if self.engine is not None:
                     self.engine.stop()
                 self._tear_down_hooks()
         assert result is not None
         if interrupted:
-            logger.warning("interrupted; run %s is stored in %s", run.run_id, result.store)
+            hint = f"; to go on from there: resume={result.run_id!r}" if session.resumable else ""
+            logger.warning("interrupted; run %s is stored in %s%s", result.run_id, result.store, hint)
             # SystemExit rather than KeyboardInterrupt: it ends a script with the customary code and no traceback.
             raise SystemExit(130)
         return result
@@ -359,35 +376,3 @@ class Trainer(ParallelWorkerBase):
             return self.initial_resources
         served = {"main_llm": self.engine.start()}
         return {**served, **(self.initial_resources or {})}
-
-    async def _begin(self, run: Run, resources: NamedResources | None) -> None:
-        await self.store.save_run(run)
-        if resources is not None or await self.store.get_latest_resources() is None:
-            # Even an empty set says that this run's agents have what they get.
-            await self.store.add_resources(resources or {})
-
-    def _finish(
-        self, run: Run, algorithm: BaseAlgorithm, status: RunStatus, error: str | None
-    ) -> TrainingResult:
-        async def finish() -> TrainingResult:
-            statistics = await self.store.statistics(run_id=run.run_id)
-            result = TrainingResult(
-                run_id=run.run_id,
-                status=status,
-                best_resources=algorithm.best_resources,
-                metrics=algorithm.metrics_history,
-                rollouts=statistics.rollouts,
-                store=self.store.location,
-                start_time=run.start_time,
-                end_time=time.time(),
-                settings=self._settings,
-            )
-            stored = result.without_keys().model_dump(mode="json")
-            await self.store.save_run(
-                run.model_copy(
-                    update={"status": status, "end_time": result.end_time, "result": stored, "error": error}
-                )
-            )
-            return result
-
-        return bridge.run_sync(finish())
