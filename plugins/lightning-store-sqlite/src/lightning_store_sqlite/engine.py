@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from lightning_core.errors import StoreClosedError
 
-from . import operations, queries, schema
+from . import queries, reporting, schema
 from .waiting import Waiter, WaitingRoom, Watcher
 from .writer import Operation, Writer
 
@@ -80,6 +81,8 @@ class Engine:
         self.settings = settings
         self.pid = os.getpid()
         self.room = WaitingRoom()
+        # The latest call of each request that is under way.
+        self.requests: WeakValueDictionary[tuple[str | None, str | None], Any] = WeakValueDictionary()
         schema.prepare(settings.path, synchronous=settings.synchronous, busy_timeout=settings.busy_timeout)
         self._closed = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="lightning-sqlite-reader")
@@ -89,7 +92,7 @@ class Engine:
         self._writer = Writer(
             connect=settings.connect,
             clock=settings.clock,
-            expire=operations.expire,
+            expire=reporting.expire,
             announce=self.room.announce,
             translate=self._translate,
         )
@@ -100,6 +103,10 @@ class Engine:
     async def write(self, operation: Operation[T]) -> T:
         """Run an operation, and return its result once it is on disk."""
         return await self._writer.write(operation)
+
+    def write_soon(self, operation: Operation[None]) -> None:
+        """Run an operation after all that was asked for before, and do not wait for it."""
+        self._writer.write_soon(operation)
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query on a state in which nothing is due.
@@ -152,7 +159,7 @@ class Engine:
                     connect=self.settings.connect,
                     room=self.room,
                     clock=self.settings.clock,
-                    expire=self._writer.expire_soon,
+                    expire=lambda: self._writer.write_soon(_nothing),
                     interval=self.settings.poll_interval,
                 )
         return waiter
@@ -176,7 +183,7 @@ class Engine:
 
 
 def _nothing(transaction: object) -> None:
-    """The writer expires what is due before any operation."""
+    """The writer expires what is due before every operation; this one is for that alone."""
 
 
 def remove_database(path: Path) -> None:

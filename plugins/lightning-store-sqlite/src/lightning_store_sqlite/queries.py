@@ -41,6 +41,7 @@ __all__ = [
     "query_spans",
     "query_workers",
     "read_attempt",
+    "read_rollout",
     "statistics",
     "unfinished",
 ]
@@ -60,7 +61,8 @@ class StoredRollout(NamedTuple):
     rollout: RolloutV2
 
 
-def _read_rollout(row: Sequence[Any]) -> StoredRollout:
+def read_rollout(row: Sequence[Any]) -> StoredRollout:
+    """Make a rollout of a row of :data:`ROLLOUT_COLUMNS`."""
     no, attempt_no, id_, status, start, end, mode, resources_id, run_id, key, config, metadata, input_ = row
     rollout = RolloutV2.trusted(
         {
@@ -105,7 +107,7 @@ def get_rollout(connection: sqlite3.Connection, rollout_id: str) -> StoredRollou
         f"SELECT {ROLLOUT_COLUMNS} FROM rollouts WHERE id = ?",  # noqa: S608 - fixed column names
         (rollout_id,),
     ).fetchone()
-    return _read_rollout(row) if row is not None else None
+    return read_rollout(row) if row is not None else None
 
 
 def get_attempt(connection: sqlite3.Connection, rollout_id: str, attempt_no: int) -> Attempt:
@@ -175,7 +177,7 @@ def query_rollouts(
     order = "DESC" if descending else "ASC"
     sql = f"{' UNION ALL '.join(parts)} ORDER BY no {order} LIMIT ? OFFSET ?"
     rows = connection.execute(sql, (*arguments, -1 if limit is None else limit, offset))
-    return [_read_rollout(row).rollout for row in rows]
+    return [read_rollout(row).rollout for row in rows]
 
 
 def query_attempts(
@@ -274,7 +276,7 @@ def final_rollouts(connection: sqlite3.Connection, rollout_ids: Sequence[str]) -
         "WHERE end_no IS NOT NULL AND id IN (SELECT value FROM json_each(?))",
         (json.dumps(rollout_ids),),
     )
-    found = (_read_rollout(row).rollout for row in rows)
+    found = (read_rollout(row).rollout for row in rows)
     return {rollout.rollout_id: rollout for rollout in found}
 
 

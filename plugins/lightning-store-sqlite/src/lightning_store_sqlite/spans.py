@@ -10,7 +10,8 @@ from lightning_core.errors import SpanConflictError
 from lightning_core.store.encoding import EncodedSpan, decode_span
 from lightning_core.types import Span
 
-from . import operations, queries
+from . import queries
+from .reporting import FoundAttempt, find_attempt, show_life
 from .writer import Operation, Transaction
 
 __all__ = ["Group", "add_one", "add_spans", "group"]
@@ -38,8 +39,7 @@ def add_spans(groups: Group) -> Operation[int]:
             return _add(tx, groups, _insert)
         except sqlite3.IntegrityError:
             # Some span is stored already, or a sequence id is taken: once more, one by one.
-            tx.execute("ROLLBACK TO operation")
-            tx.drop()
+            tx.undo()
             return _add(tx, groups, _insert_carefully)
 
     return operation
@@ -64,21 +64,19 @@ def add_one(span: EncodedSpan) -> Operation[tuple[int, Span | None]]:
 def _add(
     tx: Transaction,
     groups: Group,
-    insert: Callable[[Transaction, operations.FoundAttempt, list[EncodedSpan]], tuple[int, int]],
+    insert: Callable[[Transaction, FoundAttempt, list[EncodedSpan]], tuple[int, int]],
 ) -> int:
     total = 0
     for (rollout_id, attempt_id), spans in groups.items():
-        found = operations.find_attempt(tx, rollout_id, attempt_id)
+        found = find_attempt(tx, rollout_id, attempt_id)
         new, last = insert(tx, found, spans)
-        if last != found.last_span_seq:
-            tx.execute("UPDATE attempts SET last_span_seq = ? WHERE no = ?", (last, found.no))
-        operations.show_life(tx, found, tx.now)
+        show_life(tx, found, last if last != found.last_span_seq else None)
         total += new
     tx.count("", "spans", total)
     return total
 
 
-def _insert(tx: Transaction, found: operations.FoundAttempt, spans: list[EncodedSpan]) -> tuple[int, int]:
+def _insert(tx: Transaction, found: FoundAttempt, spans: list[EncodedSpan]) -> tuple[int, int]:
     """Store spans, all of which should be new; returns how many, and the greatest sequence id."""
     last = found.last_span_seq
     rows: list[tuple[int, int, str, str, str, str]] = []
@@ -90,9 +88,7 @@ def _insert(tx: Transaction, found: operations.FoundAttempt, spans: list[Encoded
     return len(rows), last
 
 
-def _insert_carefully(
-    tx: Transaction, found: operations.FoundAttempt, spans: list[EncodedSpan]
-) -> tuple[int, int]:
+def _insert_carefully(tx: Transaction, found: FoundAttempt, spans: list[EncodedSpan]) -> tuple[int, int]:
     """Store those spans that are new."""
     last, new = found.last_span_seq, 0
     for _, _, wanted, span_id, trace_id, name, body in spans:

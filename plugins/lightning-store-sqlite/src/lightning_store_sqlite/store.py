@@ -40,12 +40,12 @@ from lightning_core.types import (
     Worker,
 )
 
-from . import operations, queries, vacuum
+from . import queries, records, reporting, rollouts, vacuum
 from . import spans as writing
 from .engine import Engine, Settings, discard, temporary_path
 from .schema import Synchronous
+from .taking import Taking
 from .url import format_url, parse_url
-from .writer import Operation, Transaction
 
 __all__ = ["SqliteLightningStore"]
 
@@ -113,7 +113,6 @@ class SqliteLightningStore(LightningStore):
             poll_interval=poll_interval,
             clock=clock,
         )
-        self._returning: set[asyncio.Future[RolloutV2]] = set()
         self._open()
 
     def _open(self) -> None:
@@ -160,12 +159,16 @@ class SqliteLightningStore(LightningStore):
             run_id=run_id,
             idempotency_key=idempotency_key,
         )
-        return await self._engine.write(operations.start_rollout(_prepare(request), worker_id))
+        return await self._engine.write(rollouts.start_rollout(rollouts.new_rollout(request), worker_id))
 
     async def enqueue_rollouts(self, requests: Sequence[EnqueueRequest]) -> list[RolloutV2]:
         """Put several rollouts at the end of the queue; see the contract."""
-        new = [_prepare(request) for request in requests]
-        return await self._engine.write(operations.enqueue(new))
+        new = [rollouts.new_rollout(request) for request in requests]
+        stored = await self._engine.write(rollouts.enqueue(new))
+        return [
+            known or item.as_queued(rollout_id, start_time)
+            for item, (rollout_id, start_time, known) in zip(new, stored, strict=True)
+        ]
 
     # Taking work out
 
@@ -181,46 +184,13 @@ class SqliteLightningStore(LightningStore):
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
         if request_id is not None and worker_id is None:
             raise ConfigurationError("dequeue_rollouts: a request_id needs the worker_id of who asks")
-        engine = self._engine
-        operation = operations.dequeue(max(limit, 0), worker_id, run_id, request_id)
-        give_up = time.monotonic() + wait
-        taken = await self._take(engine, operation)
-        if taken or limit <= 0 or wait <= 0:
-            return taken
-        waiter = engine.new_waiter()
-        try:
-            while True:
-                # Looking again after the registration: work may have come in between.
-                taken = await self._take(engine, operation)
-                left = give_up - time.monotonic()
-                if taken or left <= 0:
-                    return taken
-                await waiter.wait(left)
-        finally:
-            engine.room.leave(waiter)
-
-    async def _take(
-        self, engine: Engine, operation: Operation[list[AttemptedRollout]]
-    ) -> list[AttemptedRollout]:
-        """Dequeue. What is taken for a caller that is cancelled meanwhile goes back to the queue."""
-        taking = asyncio.ensure_future(engine.write(operation))
-        try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            taking.add_done_callback(self._give_back)
-            raise
-
-    def _give_back(self, taking: asyncio.Future[list[AttemptedRollout]]) -> None:
-        if taking.cancelled() or taking.exception() is not None:
-            return
-        for rollout in taking.result():
-            returning = asyncio.ensure_future(self.update_rollout(rollout.rollout_id, status="requeuing"))
-            self._returning.add(returning)
-            returning.add_done_callback(self._returning.discard)
+        if limit <= 0:
+            return []
+        return await Taking(self._engine, limit, worker_id, run_id, request_id).take(wait)
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
-        return await self._engine.write(operations.begin_attempt(rollout_id, worker_id))
+        return await self._engine.write(rollouts.begin_attempt(rollout_id, worker_id))
 
     # Spans
 
@@ -239,7 +209,7 @@ class SqliteLightningStore(LightningStore):
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve the attempt's next sequence id."""
-        return await self._engine.write(operations.reserve_sequence_id(rollout_id, attempt_id))
+        return await self._engine.write(reporting.reserve_sequence_id(rollout_id, attempt_id))
 
     # Reading
 
@@ -365,7 +335,7 @@ class SqliteLightningStore(LightningStore):
         if config is not UNSET:
             columns["config"] = encode_config(config)
         return await self._engine.write(
-            operations.update_rollout(rollout_id, columns, status, _copied(metadata))
+            rollouts.update_rollout(rollout_id, columns, status, _copied(metadata))
         )
 
     async def update_attempt(
@@ -381,27 +351,27 @@ class SqliteLightningStore(LightningStore):
     ) -> Attempt:
         """Report on an attempt; see the contract."""
         return await self._engine.write(
-            operations.update_attempt(
+            reporting.update_attempt(
                 rollout_id, attempt_id, status, worker_id, last_heartbeat_time, _copied(metadata), reason
             )
         )
 
     async def renew_leases(self, worker_id: str, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """Heartbeat of a worker; see the contract."""
-        return await self._engine.write(operations.renew_leases(worker_id, list(attempts)))
+        return await self._engine.write(reporting.renew_leases(worker_id, list(attempts)))
 
     # Resources
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         """Store resources under a new id and make them the latest."""
-        return await self.update_resources(operations.new_id("rs"), resources)
+        return await self.update_resources(rollouts.new_id("rs"), resources)
 
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         """Store resources as the next version of ``resources_id``, and make them the latest."""
         # Validated, so that mappings become resources and bad ones are refused here.
         update = ResourcesUpdate(resources_id=resources_id, resources=resources)
         body = encode(update.model_dump(mode="json")["resources"], "resources")
-        return await self._engine.write(operations.update_resources(resources_id, body))
+        return await self._engine.write(records.update_resources(resources_id, body))
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         """Return the newest version of these resources, or ``None``."""
@@ -444,7 +414,7 @@ class SqliteLightningStore(LightningStore):
     async def update_worker(self, worker_id: str, *, heartbeat_stats: dict[str, Any] | None = None) -> Worker:
         """Record a sign of life of a worker, registering it if it is new."""
         stats = encode(heartbeat_stats, "heartbeat_stats") if heartbeat_stats is not None else None
-        return await self._engine.write(operations.update_worker(worker_id, stats))
+        return await self._engine.write(records.update_worker(worker_id, stats))
 
     async def query_workers(self) -> list[Worker]:
         """Return the known workers; see the contract."""
@@ -454,14 +424,7 @@ class SqliteLightningStore(LightningStore):
     async def save_run(self, run: Run) -> None:
         """Store a run, replacing what was stored of the same id."""
         body = encode(run.model_dump(mode="json"), "run")
-
-        def operation(tx: Transaction) -> None:
-            tx.execute(
-                "INSERT INTO runs (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
-                (run.run_id, body),
-            )
-
-        await self._engine.write(operation)
+        await self._engine.write(records.save_run(run.run_id, body))
 
     async def query_runs(self, run_id: str | None = None) -> list[Run]:
         """Return the runs, oldest first, or the one of this id."""
@@ -470,14 +433,7 @@ class SqliteLightningStore(LightningStore):
     async def save_run_state(self, run_id: str, state: dict[str, Any]) -> None:
         """Store the state of a run's algorithm, replacing what was stored; see the contract."""
         body = encode(state, "state")
-
-        def operation(tx: Transaction) -> None:
-            tx.execute(
-                "INSERT INTO run_states (run_id, body) VALUES (?1, ?2) ON CONFLICT (run_id) DO UPDATE SET body = ?2",
-                (run_id, body),
-            )
-
-        await self._engine.write(operation)
+        await self._engine.write(records.save_run_state(run_id, body))
 
     async def load_run_state(self, run_id: str) -> dict[str, Any] | None:
         """Return the state that was saved last of this run's algorithm, or ``None``."""
@@ -494,18 +450,6 @@ class SqliteLightningStore(LightningStore):
     async def close(self) -> None:
         """Finish the writes under way, close the file, and remove it if it is a temporary one."""
         await asyncio.to_thread(self._engine.close)
-
-
-def _prepare(request: EnqueueRequest) -> operations.NewRollout:
-    return operations.NewRollout(
-        mode=request.mode,
-        resources_id=request.resources_id,
-        run_id=request.run_id,
-        idempotency_key=request.idempotency_key,
-        config=encode_config(request.config),
-        metadata=encode(request.metadata, "metadata"),
-        input=encode(request.input, "input"),
-    )
 
 
 def _copied(metadata: Maybe[dict[str, Any]]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lightning_core.store.base import StoreStatistics
 
 from .engine import Engine
-from .operations import END_NUMBER
+from .states import END_NUMBER
 from .writer import Operation, Transaction
 
 __all__ = ["vacuum"]

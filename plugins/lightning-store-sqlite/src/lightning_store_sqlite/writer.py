@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -19,8 +20,13 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Bounds how long the first operation of a group waits for the last one.
+# Bound how long the first operation of a group waits for the last one: operations, and seconds of work.
 _GROUP_LIMIT = 256
+_GROUP_SECONDS = 0.008
+
+
+class _Restart(Exception):
+    """An operation must be undone, and has no savepoint."""
 
 
 class Transaction:
@@ -31,10 +37,12 @@ class Transaction:
         now: The time of the operation, in seconds since the epoch.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, savepoints: bool) -> None:
         self.connection = connection
         self.execute = connection.execute
         self.now = 0.0
+        self._savepoints = savepoints
+        self._changes = 0
         self.queued = False
         self.ended: list[str] = []
         self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -50,9 +58,9 @@ class Transaction:
         row = self.execute(sql).fetchone()
         return row[0] if row is not None else None
 
-    def is_due(self) -> bool:
+    def is_due(self, now: float) -> bool:
         """Whether some live attempt must be looked at."""
-        return self._due is not None and self._due <= self.now
+        return self._due is not None and self._due <= now
 
     def check_no_later_than(self, time: float | None) -> None:
         """Note that an attempt must be looked at then; ``None`` forgets all that was noted."""
@@ -79,16 +87,33 @@ class Transaction:
         """Wake those who wait for the rollout, once this is committed."""
         self._staged_ended.append(rollout_id)
 
+    def begin(self, now: float) -> None:
+        """An operation begins."""
+        self.now = now
+        if self._savepoints:
+            self.execute("SAVEPOINT operation")
+        else:
+            self._changes = self.connection.total_changes
+
     def keep(self) -> None:
         """The operation has succeeded."""
         for scope, what, change in self._staged:
             self._counts[scope, what] += change
         self.ended += self._staged_ended
         self.queued |= self._staged_queued
-        self.drop()
+        self._forget()
+        if self._savepoints:
+            self.execute("RELEASE operation")
 
-    def drop(self) -> None:
-        """Forget what the operation staged."""
+    def undo(self) -> None:
+        """Take back what the operation has done so far."""
+        if self._savepoints:
+            self.execute("ROLLBACK TO operation")
+        elif self.connection.total_changes != self._changes:
+            raise _Restart
+        self._forget()
+
+    def _forget(self) -> None:
         self._staged.clear()
         self._staged_ended.clear()
         self._staged_queued = False
@@ -127,7 +152,8 @@ class Writer:
     """Runs operations on a thread of its own, each group of them in one transaction.
 
     All that is asked for while a commit is under way goes into the next transaction, and is acknowledged after its
-    commit. Each operation has a savepoint, so that one that fails takes nothing else with it.
+    commit. An operation that fails takes nothing else with it: if it had written something, the group is done again
+    with a savepoint for each operation, which costs more.
 
     Args:
         connect: Opens the connection.
@@ -164,9 +190,9 @@ class Writer:
         self._submit(_Job(operation, loop, future))
         return await future
 
-    def expire_soon(self) -> None:
-        """Ask for an expiry of due attempts, and do not wait for it."""
-        self._submit(_Job(_nothing, None, None))
+    def write_soon(self, operation: Operation[None]) -> None:
+        """Run an operation, and do not wait for it."""
+        self._submit(_Job(operation, None, None))
 
     def _submit(self, job: _Job[Any]) -> None:
         with self._lock:
@@ -188,18 +214,19 @@ class Writer:
         open_ = True
         try:
             while open_:
-                jobs, open_ = self._next_group()
-                if not jobs:
-                    continue
-                try:
-                    if connection is None:
-                        connection = self._connect()
-                    self._commit(connection, jobs)
-                except sqlite3.Error as error:
-                    self._abandon(connection, jobs, self._translate(error))
-                except BaseException as error:
-                    self._abandon(connection, jobs, error)
-                _acknowledge(jobs)
+                waiting, open_ = self._next_group()
+                while waiting:
+                    jobs = waiting
+                    try:
+                        if connection is None:
+                            connection = self._connect()
+                        jobs = self._commit(connection, waiting)
+                    except sqlite3.Error as error:
+                        self._abandon(connection, jobs, self._translate(error))
+                    except BaseException as error:
+                        self._abandon(connection, jobs, error)
+                    waiting = waiting[len(jobs) :]
+                    _acknowledge(jobs)
         finally:
             if connection is not None:
                 connection.close()
@@ -219,30 +246,51 @@ class Writer:
             return jobs, True
         return jobs, False
 
-    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job[Any]]) -> None:
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job[Any]]) -> list[_Job[Any]]:
+        """Do the first of these jobs, as many as fit into one transaction, and return them."""
+        try:
+            return self._try(connection, jobs, savepoints=False)
+        except _Restart:
+            connection.execute("ROLLBACK")
+            return self._try(connection, jobs, savepoints=True)
+
+    def _try(
+        self, connection: sqlite3.Connection, jobs: list[_Job[Any]], *, savepoints: bool
+    ) -> list[_Job[Any]]:
         connection.execute("BEGIN IMMEDIATE")
-        transaction = Transaction(connection)
+        transaction = Transaction(connection, savepoints=savepoints)
+        give_up = time.perf_counter() + _GROUP_SECONDS
+        done = 0
         for job in jobs:
-            transaction.now = self._clock()
-            if transaction.is_due():
-                self._expire(transaction)
-                transaction.keep()
-            connection.execute("SAVEPOINT operation")
-            try:
-                job.result = job.operation(transaction)
-                transaction.keep()
-            except Exception as error:
-                if not connection.in_transaction:
-                    # SQLite has given up the whole transaction, for instance because the disk is full.
-                    raise
-                job.error = self._translate(error) if isinstance(error, sqlite3.Error) else error
-                transaction.drop()
-                connection.execute("ROLLBACK TO operation")
-            connection.execute("RELEASE operation")
+            self._do(transaction, job)
+            done += 1
+            if time.perf_counter() > give_up:
+                break
         transaction.finish()
         connection.execute("COMMIT")
         if transaction.queued or transaction.ended:
             self._announce(transaction.queued, transaction.ended)
+        return jobs[:done]
+
+    def _do(self, transaction: Transaction, job: _Job[Any]) -> None:
+        now = self._clock()
+        if transaction.is_due(now):
+            transaction.begin(now)
+            self._expire(transaction)
+            transaction.keep()
+        transaction.begin(now)
+        job.error = None
+        try:
+            job.result = job.operation(transaction)
+        except _Restart:
+            raise
+        except Exception as error:
+            if not transaction.connection.in_transaction:
+                # SQLite has given up the whole transaction, for instance because the disk is full.
+                raise
+            transaction.undo()
+            job.error = self._translate(error) if isinstance(error, sqlite3.Error) else error
+        transaction.keep()
 
     def _abandon(
         self, connection: sqlite3.Connection | None, jobs: list[_Job[Any]], error: BaseException
@@ -256,11 +304,7 @@ class Writer:
         for job in jobs:
             job.error = job.error or error
             if job.future is None:
-                _log.error("expiring attempts failed: %s", error)
-
-
-def _nothing(transaction: Transaction) -> None:
-    """The writer expires what is due before every operation; this one is for that alone."""
+                _log.error("a write that nobody waits for has failed: %s", error)
 
 
 def _acknowledge(jobs: list[_Job[Any]]) -> None:
