@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lightning_core.errors import StoreClosedError
+from lightning_core.errors import StoreClosedError, UnserializableValueError
 from lightning_core.store.base import EnqueueRequest, LightningStore
+from lightning_core.store.encoding import encode_span
 from lightning_core.types import LLM, AttemptStatus, PromptTemplate, RolloutConfig, RolloutStatus, Run
 
 from ._store_setup import Clock, FakeClock, make_span, take
@@ -212,6 +213,68 @@ class ReadingTests:
         assert await store.query_runs("one") == [done]
         assert await store.query_runs("none") == []
 
+    async def test_the_state_of_a_runs_algorithm_is_kept_and_replaced(self, store: LightningStore) -> None:
+        """Whole, for each run, and apart from the run's own record."""
+        assert await store.load_run_state("run") is None
+        state: dict[str, Any] = {
+            "step": 3,
+            "best": 0.1,
+            "whole": 1.0,
+            "none": None,
+            "flag": True,
+            "text": "\u00e9\U0001f600\x00",
+            "nested": [{"weights": [0.5, 1e-300, 2**62]}, []],
+            "long": "x" * 200_000,
+        }
+        await store.save_run_state("run", state)
+        assert await store.query_runs() == []
+        await store.save_run(Run(run_id="run"))
+        await store.save_run_state("other", {})
+        loaded = await store.load_run_state("run")
+        assert loaded == state
+        assert loaded is not None
+        assert [type(loaded[key]) for key in ("step", "whole", "flag")] == [int, float, bool]
+        loaded["nested"].append(1)
+        state["nested"].append(2)
+        again = await store.load_run_state("run")
+        assert again is not None
+        assert len(again["nested"]) == 2
+        await store.save_run_state("run", {"step": 4})
+        await store.save_run(Run(run_id="run", status="succeeded"))
+        assert await store.load_run_state("run") == {"step": 4}
+        assert await store.load_run_state("other") == {}
+        assert (await store.statistics()).runs == 1
+
+    async def test_a_state_that_cannot_be_kept_is_refused(self, store: LightningStore) -> None:
+        """The one before stays."""
+        if store.capabilities.python_values:
+            pytest.skip("this store keeps any Python value")
+        await store.save_run_state("run", {"step": 1})
+        with pytest.raises(UnserializableValueError, match=r"weights\[1\]"):
+            await store.save_run_state("run", {"step": 2, "weights": [1, object()]})
+        assert await store.load_run_state("run") == {"step": 1}
+
+    async def test_any_text_is_kept(self, store: LightningStore) -> None:
+        """Models write NUL and half a surrogate pair too, and tasks quote them."""
+        text = "\x00 \ud800 \U0001f600 \u2028 'quoted' \\u0000"
+        await store.enqueue_rollout({"text": text, text: 1}, metadata={"text": text})
+        taken = await store.dequeue_rollout()
+        assert taken is not None
+        assert (taken.input, taken.metadata) == ({"text": text, text: 1}, {"text": text})
+        await store.add_spans([make_span(taken, "a", attributes={"text": text})])
+        done = await store.update_attempt(
+            taken.rollout_id, "latest", status="failed", metadata={"error": text}
+        )
+        assert done.metadata == {"error": text}
+        [span] = await store.query_spans(taken.rollout_id)
+        [rollout] = await store.query_rollouts()
+        [attempt] = await store.query_attempts(taken.rollout_id)
+        assert (span.attributes, rollout.input, attempt.metadata) == (
+            {"text": text},
+            {"text": text, text: 1},
+            {"error": text},
+        )
+
     async def test_statistics_count_what_is_there(self, store: LightningStore, clock: FakeClock) -> None:
         """Through every kind of change, failed operations included."""
         assert (await store.statistics()).model_dump(exclude_defaults=True) == {}
@@ -259,37 +322,47 @@ class ReadingTests:
             pytest.skip("this store is not opened again")
         store = make_store(clock)
         assert store.capabilities.durable
+        old = await store.start_rollout("old", idempotency_key="old")
+        await store.add_span(make_span(old, "a"))
+        await store.update_attempt(old.rollout_id, "latest", status="failed", reason="infrastructure")
+        await store.save_run(Run(run_id="old", status="failed", end_time=clock.now))
+        await store.save_run_state("old", {"step": 1})
+        clock.advance(1)
+        assert (await store.vacuum(before=clock.now)).rollouts == {"failed": 1}
         await store.enqueue_rollouts([EnqueueRequest(input=n, idempotency_key=str(n)) for n in range(3)])
+        failed = await store.start_rollout("failed")
+        await store.update_attempt(failed.rollout_id, "latest", status="failed", reason="no_resources")
         await store.enqueue_rollout(3, config=RolloutConfig(max_attempts=2, unresponsive_seconds=10))
-        taken = (await store.dequeue_rollouts(4, "w"))[3]
+        taken = (await store.dequeue_rollouts(4, "w", request_id="r"))[3]
         await store.add_span(make_span(taken, "a"))
+        await store.add_encoded_spans([encode_span(make_span(taken, "0"))])
         for rollout in await store.query_rollouts(limit=3):
             await store.update_rollout(rollout.rollout_id, status="requeuing")
         await store.add_resources({"prompt": PromptTemplate(template="{x}")})
         await store.save_run(Run(run_id="run"))
-        before = [
-            await store.query_rollouts(),
-            await store.query_attempts(taken.rollout_id),
-            await store.query_spans(taken.rollout_id),
-            await store.get_latest_resources(),
-            await store.query_runs(),
-            await store.query_workers(),
-            await store.statistics(),
-        ]
+        await store.save_run_state("run", {"step": [1, None]})
+
+        async def everything(store: LightningStore) -> list[Any]:
+            return [
+                await store.query_rollouts(),
+                await store.query_attempts(taken.rollout_id),
+                await store.query_attempts(failed.rollout_id),
+                await store.query_spans(taken.rollout_id),
+                await store.get_latest_resources(),
+                await store.query_runs(),
+                await store.load_run_state("run"),
+                await store.load_run_state("old"),
+                await store.query_workers(),
+                await store.statistics(),
+            ]
+
+        before = await everything(store)
         await store.close()
         again = reopen(store, clock)
-        after = [
-            await again.query_rollouts(),
-            await again.query_attempts(taken.rollout_id),
-            await again.query_spans(taken.rollout_id),
-            await again.get_latest_resources(),
-            await again.query_runs(),
-            await again.query_workers(),
-            await again.statistics(),
-        ]
-        assert after == before
+        assert await everything(again) == before
         assert (await again.enqueue_rollout("new", idempotency_key="0")).input == 0
-        assert (await again.add_span(make_span(taken, "b"))).sequence_id == 2
+        assert [r.input for r in await again.dequeue_rollouts(1, "w", request_id="r")] == [3]
+        assert (await again.add_span(make_span(taken, "b"))).sequence_id == 3
         clock.advance(11)
         assert [rollout.input for rollout in await again.dequeue_rollouts(9)] == [0, 1, 2, 3]
         await again.close()

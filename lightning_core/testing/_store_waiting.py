@@ -13,6 +13,7 @@ import pytest
 
 from lightning_core.errors import StoreClosedError, UnknownRolloutError
 from lightning_core.store.base import EnqueueRequest, LightningStore
+from lightning_core.store.encoding import encode_span
 from lightning_core.types import RolloutConfig
 
 from ._store_setup import PATIENCE, Clock, FakeClock, begin_waiting, in_threads, make_span, take
@@ -132,6 +133,43 @@ class WaitingTests:
             taken = await asyncio.gather(*waiting[1:])
         assert sorted(rollout.input for [rollout] in taken) == [0, 1, 2]
 
+    async def test_a_cancelled_wait_for_work_takes_none_with_it(self, store: LightningStore) -> None:
+        """Whenever the cancellation comes, another worker that waits gets the work at once."""
+        for number in range(10):
+            first = asyncio.create_task(store.dequeue_rollouts(wait=10 * PATIENCE))
+            await asyncio.sleep(0.01)
+            second = asyncio.create_task(store.dequeue_rollouts(wait=10 * PATIENCE))
+            await asyncio.sleep(0.01)
+            await store.enqueue_rollout(number)
+            for _ in range(number):
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait({first})
+            if not first.cancelled():
+                [taken] = await first
+                await store.update_rollout(taken.rollout_id, status="requeuing")
+            async with asyncio.timeout(PATIENCE):
+                assert [rollout.input for rollout in await second] == [number]
+
+    async def test_a_cancelled_wait_for_rollouts_leaves_the_others_waiting(
+        self, store: LightningStore
+    ) -> None:
+        """Those that wait for the same rollouts are woken all the same, and the store forgets who left."""
+        rollouts = await store.enqueue_rollouts([EnqueueRequest(input=number) for number in range(2)])
+        ids = [rollout.rollout_id for rollout in rollouts]
+        for number in range(2):
+            left = [asyncio.create_task(store.wait_for_rollouts(rollout_ids=ids)) for _ in range(3)]
+            stays = asyncio.create_task(store.wait_for_rollouts(rollout_ids=ids[: number + 1]))
+            await begin_waiting(*left, stays)
+            for task in left:
+                task.cancel()
+            await store.update_rollout(ids[number], status="succeeded")
+            async with asyncio.timeout(PATIENCE):
+                assert [rollout.input for rollout in await stays] == list(range(number + 1))
+            await asyncio.wait(left)
+            if number == 0:
+                assert all(task.cancelled() for task in left)
+
     async def test_an_idle_worker_of_a_run_is_not_woken_for_others_work(self, store: LightningStore) -> None:
         """Nor does it keep that work from the others."""
         async with asyncio.timeout(PATIENCE):
@@ -219,6 +257,10 @@ class WaitingTests:
 
         async def produce(number: int) -> None:
             ids = [(await store.enqueue_rollout(f"{number}-{n}")).rollout_id for n in range(each)]
+            impatient = asyncio.create_task(store.wait_for_rollouts(rollout_ids=ids))
+            half = await store.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE, quorum=0.5)
+            assert len(half) >= each / 2
+            impatient.cancel()
             finished = await store.wait_for_rollouts(rollout_ids=ids, timeout=PATIENCE)
             assert [rollout.input for rollout in finished] == [f"{number}-{n}" for n in range(each)]
 
@@ -226,7 +268,10 @@ class WaitingTests:
             while len(done) < producers * each:
                 for rollout in await store.dequeue_rollouts(3, f"w{number}", wait=0.2):
                     spans = [make_span(rollout, f"{n:x}") for n in range(3)]
-                    stored = await store.add_spans(spans)
+                    stored = await store.add_spans(spans[:2])
+                    key = rollout.rollout_id, rollout.attempt.attempt_id
+                    assert await store.renew_leases(f"w{number}", [key]) == []
+                    stored += await store.add_encoded_spans([encode_span(span) for span in spans])
                     await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
                     done.append((rollout.input, stored))
 
