@@ -57,7 +57,7 @@ def write_request(spans: Iterable[Span]) -> tuple[ExportTraceServiceRequest, dic
                     resources[resource_key] = parent = request.resource_spans[-1]
                 parent.scope_spans.append(_write_scope(scope))
                 scopes[scope_key] = group = parent.scope_spans[-1]
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             refused[index] = f"OTLP cannot express them: {error}"
         else:
             group.spans.append(written)
@@ -96,9 +96,9 @@ def _write_scope(scope: Mapping[str, Any]) -> ScopeSpans:
 
 
 def _write_span(span: Span, extra: dict[str, Any], details: Mapping[str, Any]) -> OtlpSpan:
-    kind = 0
-    if extra.get("kind") in _KIND_NUMBERS:
-        kind = _KIND_NUMBERS[extra.pop("kind")]
+    kind = _KIND_NUMBERS.get(str(extra.get("kind")), 0)
+    if kind:
+        del extra["kind"]
     attributes = {
         **span.attributes,
         ROLLOUT_ID: span.rollout_id,

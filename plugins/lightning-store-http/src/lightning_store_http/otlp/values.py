@@ -125,7 +125,9 @@ def nanoseconds(seconds: float | None) -> int:
     """Convert back. A float holds a time of these days to about 0.2 microseconds."""
     if seconds is None or not math.isfinite(seconds):
         return 0
-    return min(max(round(seconds * _NANOSECONDS), 0), _LARGEST_TIME)
+    # The product of the whole would be rounded to another float than the one it came from.
+    whole = math.floor(seconds)
+    return min(max(whole * _NANOSECONDS + round((seconds - whole) * _NANOSECONDS), 0), _LARGEST_TIME)
 
 
 def read_trace_state(header: str) -> dict[str, str]:
