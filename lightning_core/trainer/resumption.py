@@ -13,7 +13,7 @@ from lightning_core.errors import ConfigurationError, FinalRolloutError, ResumeE
 from lightning_core.store.base import LightningStore
 from lightning_core.trainer.keys import initial_resources_id, own_resources
 from lightning_core.trainer.owner import is_gone, is_held
-from lightning_core.types import LLM, NamedResources, RolloutStatus, RolloutV2, Run, Worker
+from lightning_core.types import LLM, NamedResources, RolloutConfig, RolloutStatus, RolloutV2, Run, Worker
 
 __all__ = ["RESUME_VARIABLE", "algorithm_name", "choose_run", "clear_up", "wanted_run"]
 
@@ -124,6 +124,7 @@ async def clear_up(
         try:
             if rollout.status in ("preparing", "running"):
                 attempt = await store.get_latest_attempt(rollout.rollout_id)
+                await store.update_rollout(rollout.rollout_id, config=_with_one_more_attempt(rollout.config))
                 if attempt is not None and _is_gone(workers.get(attempt.worker_id or "")):
                     await store.update_rollout(rollout.rollout_id, status="requeuing")
                     taken += 1
@@ -146,6 +147,14 @@ async def _unfinished(store: LightningStore, run_id: str) -> list[RolloutV2]:
     ):
         found += page
     return found
+
+
+def _with_one_more_attempt(config: RolloutConfig) -> RolloutConfig:
+    """The attempt under way may be lost with its worker. That is not the agent's, so it does not count."""
+    conditions = dict.fromkeys([*config.retry_condition, "unresponsive"])
+    return config.model_copy(
+        update={"max_attempts": config.max_attempts + 1, "retry_condition": list(conditions)}
+    )
 
 
 def _is_gone(worker: Worker | None) -> bool:

@@ -15,6 +15,7 @@ from lightning_core.types import Dataset, PromptTemplate, RolloutConfig
 from . import halving
 from .candidates import Candidate, make_candidates
 from .intervals import Interval, mean_interval, paired_interval
+from .progress import Progress
 from .report import Comparison, final_text, table
 from .trials import Record, run_trials
 
@@ -37,7 +38,8 @@ class SearchAlgorithm(BaseAlgorithm):
 
     Metrics: one entry per rung (``event="rung"``) and one at the end (``event="result"``) with ``winner``,
     ``first``, ``train``, ``val``, ``difference`` and the ``report`` as text. ``best_resources`` are those of the
-    leader, and those of the winner are the latest resources of the store when the search ends.
+    leader, and those of the winner are the latest resources of the store when the search ends. A resumed run goes on
+    after its last whole rung, and comes to the same result as if it had not been interrupted.
 
     The parameters are those of ``SearchConfig``.
     """
@@ -79,6 +81,7 @@ class SearchAlgorithm(BaseAlgorithm):
         self._llm = llm
         self._config = RolloutConfig(max_attempts=max_attempts, timeout_seconds=timeout_seconds)
         self._report = report
+        self._progress: Progress | None = None
 
     async def run(
         self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None
@@ -94,11 +97,20 @@ class SearchAlgorithm(BaseAlgorithm):
         candidates = await self._candidates()
         store = self.get_store()
         by_name = {candidate.name: candidate for candidate in candidates}
-        resources_ids = {
-            name: (await store.add_resources(candidate.resources)).resources_id
-            for name, candidate in by_name.items()
-        }
-        records, rungs = await self._search(train_dataset, by_name, resources_ids)
+        progress = self._progress or Progress.start(by_name, self._plan(len(train_dataset)))
+        self._progress = progress
+        progress.require_same(by_name, self._plan(len(train_dataset)))
+        resources_ids = progress.resources_ids
+        for name, candidate in by_name.items():
+            # A resumed search has them already; its model may have got another address.
+            known = resources_ids.get(name)
+            resources_ids[name] = (
+                await store.add_resources(candidate.resources)
+                if known is None
+                else await store.update_resources(known, candidate.resources)
+            ).resources_id
+        await self._search(train_dataset, by_name, progress)
+        records, rungs = progress.records, progress.rungs
         order = sorted(
             halving.rank({name: record.rewards for name, record in records.items()}),
             key=lambda name: -rungs[name],
@@ -137,19 +149,43 @@ class SearchAlgorithm(BaseAlgorithm):
             initial, self._templates, self._sampling, self._temperatures, self._prompt, self._llm
         )
 
+    def reset(self) -> None:
+        """Forget the last search."""
+        super().reset()
+        self._progress = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the search has come: candidates that are left, and what became of all rollouts."""
+        return self._progress.to_state() if self._progress is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last rung that was completed."""
+        self._progress = Progress.from_state(state)
+
+    def _plan(self, tasks: int) -> dict[str, Any]:
+        """What decides, along with the candidates, how a search goes on."""
+        return {
+            "tasks": tasks,
+            "seed": self._seed,
+            "eta": self._eta,
+            "confidence": self._confidence,
+            "without_reward": self._without_reward,
+            "rollouts_per_candidate": self._rollouts_per_candidate,
+            "budget": self._budget,
+        }
+
     async def _search(
-        self, dataset: Dataset[Any], candidates: Mapping[str, Candidate], resources_ids: Mapping[str, str]
-    ) -> tuple[dict[str, Record], dict[str, int]]:
-        """Run the rungs; return what became of each candidate, and in how many rungs it was."""
+        self, dataset: Dataset[Any], candidates: Mapping[str, Candidate], progress: Progress
+    ) -> None:
+        """Run the rungs that are left, and keep track of them in ``progress``."""
         budget = self._rung_budget(len(candidates))
         tasks = list(range(len(dataset)))
         random.Random(self._seed).shuffle(tasks)
-        records = {name: Record() for name in candidates}
-        rungs = dict.fromkeys(candidates, 0)
-        left = list(candidates)
-        rung = 0
-        while len(left) > 1:
-            count = halving.new_tasks(budget, len(left), len(tasks))
+        records = progress.records
+        while len(progress.left) > 1:
+            left = progress.left
+            remaining = tasks[progress.tasks_used :]
+            count = halving.new_tasks(budget, len(left), len(remaining))
             if count == 0:
                 _logger.warning(
                     "search: all %d training tasks are used with %d candidates left; the one with the highest "
@@ -157,13 +193,12 @@ class SearchAlgorithm(BaseAlgorithm):
                     *(len(dataset), len(left)),
                 )
                 break
-            rung += 1
-            now, tasks = tasks[:count], tasks[count:]
+            rung = max(progress.rungs.values()) + 1
             await run_trials(
                 self.get_store(),
                 dataset,
-                now,
-                {name: resources_ids[name] for name in left},
+                remaining[:count],
+                {name: progress.resources_ids[name] for name in left},
                 records,
                 mode="train",
                 config=self._config,
@@ -171,14 +206,15 @@ class SearchAlgorithm(BaseAlgorithm):
                 label={"rung": rung},
             )
             for name in left:
-                rungs[name] += 1
+                progress.rungs[name] += 1
             kept = halving.survivors(
                 {name: records[name].rewards for name in left}, self._eta, self._confidence
             )
             self.best_resources = candidates[kept[0]].resources
             self._log_rung(rung, count, left, kept, records)
-            left = kept
-        return records, rungs
+            progress.left = kept
+            progress.tasks_used += count
+            await self.checkpoint()
 
     def _rung_budget(self, candidates: int) -> int:
         """How many rollouts a rung may cost."""
