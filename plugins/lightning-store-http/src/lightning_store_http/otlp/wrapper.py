@@ -75,7 +75,8 @@ class _ForwardingStore(LightningStore):
 
 
 def _pass_on(name: str) -> Any:
-    @functools.wraps(getattr(LightningStore, name))
+    # Without the function's own attributes, one of which says that it is abstract.
+    @functools.wraps(getattr(LightningStore, name), updated=())
     async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return await getattr(self._store, name)(*args, **kwargs)
 
