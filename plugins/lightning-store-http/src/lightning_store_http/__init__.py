@@ -6,11 +6,17 @@ if TYPE_CHECKING:
     from .app import create_app
     from .client import LightningStoreClient
     from .server import LightningStoreServer
+    from .strategy import ClientServerExecutionStrategy
 
-__all__ = ["LightningStoreClient", "LightningStoreServer", "create_app"]
+__all__ = ["ClientServerExecutionStrategy", "LightningStoreClient", "LightningStoreServer", "create_app"]
 __version__ = "1.0.0"
 
-_HOMES = {"LightningStoreClient": "client", "LightningStoreServer": "server", "create_app": "app"}
+_HOMES = {
+    "ClientServerExecutionStrategy": "strategy",
+    "LightningStoreClient": "client",
+    "LightningStoreServer": "server",
+    "create_app": "app",
+}
 
 
 def __getattr__(name: str) -> Any:
