@@ -4,59 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import Counter
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 
+from lightning_core.cli.export import WHAT, JsonLines, What, export_records, open_parquet
+from lightning_core.cli.moments import format_moment
+from lightning_core.cli.stores import open_store, store_option
 from lightning_core.cli.tables import print_table
 from lightning_core.emitter import find_final_reward
-from lightning_core.plugin import resolve
-from lightning_core.store.base import LightningStore
+from lightning_core.trainer.owner import is_held
 from lightning_core.types import Run
 
 __all__ = ["runs"]
 
+# Failures beyond these are not looked into by `show`.
+_MOST_FAILURES = 1000
+
 
 @click.group()
 def runs() -> None:
-    """List and show stored runs."""
+    """List, show and export stored runs."""
 
 
-_store_option = click.option(
-    "--store",
-    "spec",
-    envvar="LIGHTNING_CORE_STORE",
-    required=True,
-    show_envvar=True,
-    help="The store, for instance sqlite:///runs.db.",
-)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @runs.command("list")
-@_store_option
+@store_option
 @_json_option
 def list_runs(spec: str, as_json: bool) -> None:
-    """List the runs of a store, oldest first."""
+    """List the runs of a store, oldest first.
+
+    An orphaned run has no end, and its process is gone: Trainer.fit(..., resume=True) goes on with it.
+    """
     found = asyncio.run(_read(spec))
     if as_json:
-        click.echo(json.dumps([run.model_dump(mode="json") for run, _ in found], indent=2))
+        click.echo(json.dumps([_as_dict(run) for run, _ in found], indent=2))
         return
     if not found:
         click.echo("no runs in this store")
         return
     rows = [
-        [run.run_id, run.status, _when(run.start_time), _took(run), _counts(counts), _algorithm(run)]
+        [
+            *(run.run_id, "orphaned" if _is_orphaned(run) else run.status, str(run.resumed or "")),
+            *(format_moment(run.start_time), _took(run), _counts(counts), _algorithm(run)),
+        ]
         for run, counts in found
     ]
-    print_table(["run", "status", "started", "took", "rollouts", "algorithm"], rows)
+    print_table(["run", "status", "resumed", "started", "took", "rollouts", "algorithm"], rows)
 
 
 @runs.command("show")
 @click.argument("run_id", required=False)
-@_store_option
+@store_option
 @_json_option
 @click.option("--rollouts", "number", default=10, show_default=True, help="How many rollouts to print.")
 def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
@@ -70,13 +75,16 @@ def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
         raise click.ClickException(f"{wanted} in this store; `lightning-core runs list` shows what is there")
     run, counts = found[-1]
     if as_json:
-        click.echo(run.model_dump_json(indent=2))
+        click.echo(json.dumps(_as_dict(run), indent=2))
         return
+    reasons = asyncio.run(_reasons(spec, run.run_id))
     for label, value in [
         ("run", run.run_id),
-        ("status", run.status + (f": {run.error}" if run.error else "")),
-        ("started", f"{_when(run.start_time)}, took {_took(run)}"),
+        ("status", _status(run)),
+        ("started", f"{format_moment(run.start_time)}, took {_took(run)}"),
+        *([("resumed", f"{run.resumed} times" if run.resumed > 1 else "once")] if run.resumed else []),
         ("rollouts", _counts(counts)),
+        *([("failures", _counts(reasons))] if reasons else []),
         *((name, _text(value)) for name, value in run.settings.items()),
     ]:
         click.echo(f"{label:<10} {value}")
@@ -104,7 +112,7 @@ def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
 
 
 async def _read(spec: str, run_id: str | None = None) -> list[tuple[Run, dict[str, int]]]:
-    store = _open(spec)
+    store = open_store(spec)
     try:
         found: list[tuple[Run, dict[str, int]]] = []
         for run in await store.query_runs(run_id):
@@ -115,19 +123,102 @@ async def _read(spec: str, run_id: str | None = None) -> list[tuple[Run, dict[st
         await store.close()
 
 
+@runs.command("export")
+@click.argument("run_id", metavar="RUN")
+@store_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON Lines, or Parquet with lightning-core[parquet].",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file. [default: standard output, for JSON Lines]",
+)
+@click.option(
+    "--what",
+    type=click.Choice(WHAT),
+    default="all",
+    show_default=True,
+    help="Rollouts with their attempts and reward, single attempts or spans, or rollouts with all of these.",
+)
+def export_run(
+    run_id: str, spec: str, form: Literal["jsonl", "parquet"], output: Path | None, what: What
+) -> None:
+    """Write a run out, one record for each rollout, attempt or span, whatever its size.
+
+    Times are seconds since the epoch. In a Parquet file, nested values are JSON text.
+    """
+    if form == "parquet":
+        if output is None:
+            raise click.UsageError("a Parquet file cannot go to the standard output; give --output FILE")
+        parquet = open_parquet(output, what)
+        try:
+            asyncio.run(_export(spec, run_id, what, parquet.write))
+            parquet.close()
+        except BaseException:
+            parquet.abandon()
+            raise
+    elif output is None:
+        asyncio.run(_export(spec, run_id, what, JsonLines(sys.stdout).write))
+    else:
+        part = output.with_name(f"{output.name}.part")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                asyncio.run(_export(spec, run_id, what, JsonLines(file).write))
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+async def _export(spec: str, run_id: str, what: What, write: Callable[[list[dict[str, Any]]], None]) -> None:
+    store = open_store(spec)
+    try:
+        if not await store.query_runs(run_id):
+            raise click.ClickException(
+                f"no run {run_id!r} in this store; `lightning-core runs list` shows what is there"
+            )
+        async for records in export_records(store, run_id, what):
+            write(records)
+    finally:
+        await store.close()
+
+
+async def _reasons(spec: str, run_id: str) -> dict[str, int]:
+    """Count why rollouts did not succeed."""
+    store = open_store(spec)
+    try:
+        reasons: Counter[str] = Counter()
+        for rollout in await store.query_rollouts(
+            run_id=run_id, status=["failed", "cancelled"], limit=_MOST_FAILURES
+        ):
+            attempt = await store.get_latest_attempt(rollout.rollout_id)
+            reasons[str((attempt and attempt.reason) or rollout.status)] += 1
+        return dict(reasons)
+    finally:
+        await store.close()
+
+
 async def _rollouts(spec: str, run_id: str, number: int) -> list[list[str]]:
-    store = _open(spec)
+    store = open_store(spec)
     try:
         rows: list[list[str]] = []
         for rollout in await store.query_rollouts(run_id=run_id, limit=number):
             spans = await store.query_spans(rollout.rollout_id, "latest")
             attempts = await store.query_attempts(rollout.rollout_id)
             reward = find_final_reward(spans)
-            error = attempts[-1].metadata.get("error") if attempts else None
+            latest = attempts[-1] if attempts else None
+            error = latest and (latest.metadata.get("error") or latest.metadata.get("detail"))
+            reason = latest.reason if latest is not None and rollout.is_final else None
             rows.append(
                 [
                     rollout.rollout_id,
-                    rollout.status,
+                    rollout.status + (f": {reason}" if reason else ""),
                     rollout.mode or "",
                     str(len(attempts)),
                     str(len(spans)),
@@ -140,17 +231,6 @@ async def _rollouts(spec: str, run_id: str, number: int) -> list[list[str]]:
         await store.close()
 
 
-def _open(spec: str) -> LightningStore:
-    # For stores that would otherwise begin a new one.
-    store = resolve("store", spec, must_exist=True)
-    if not store.capabilities.durable:
-        raise click.ClickException(
-            f"a store {spec!r} keeps nothing beyond its process, so there are no runs to look at; "
-            "give --store sqlite:///runs.db or another durable one"
-        )
-    return store
-
-
 def _text(value: Any, width: int | None = None) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text if width is None else " ".join(text.split())
@@ -161,12 +241,23 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in sorted(Counter(counts).items())) or "none"
 
 
+def _is_orphaned(run: Run) -> bool:
+    return run.status == "running" and not is_held(run)
+
+
+def _status(run: Run) -> str:
+    if _is_orphaned(run):
+        seen = f", last heard of {format_moment(run.owner.heartbeat_time)}" if run.owner else ""
+        return f"running, and orphaned: its process is gone{seen}; to go on: resume={run.run_id!r}"
+    return run.status + (f": {run.error}" if run.error else "")
+
+
+def _as_dict(run: Run) -> dict[str, Any]:
+    return {**run.model_dump(mode="json"), "orphaned": _is_orphaned(run)}
+
+
 def _algorithm(run: Run) -> str:
     return str(run.settings.get("algorithm", ""))
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _took(run: Run) -> str:

@@ -1,0 +1,35 @@
+"""How commands are told of a store, and open it."""
+
+from __future__ import annotations
+
+import click
+
+from lightning_core.plugin import resolve
+from lightning_core.store.base import LightningStore
+
+__all__ = ["open_store", "store_option"]
+
+store_option = click.option(
+    "--store",
+    "spec",
+    envvar="LIGHTNING_CORE_STORE",
+    required=True,
+    show_envvar=True,
+    help="The store, for instance sqlite:///runs.db.",
+)
+
+
+def open_store(spec: str) -> LightningStore:
+    """Open a store that is there already.
+
+    Raises:
+        click.ClickException: If it keeps nothing beyond its process.
+    """
+    # For stores that would otherwise begin a new one.
+    store = resolve("store", spec, must_exist=True)
+    if not store.capabilities.durable:
+        raise click.ClickException(
+            f"a store {spec!r} keeps nothing beyond its process, so there are no runs to look at; "
+            "give --store sqlite:///runs.db or another durable one"
+        )
+    return store
