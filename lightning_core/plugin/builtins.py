@@ -66,6 +66,14 @@ class AgentRunnerConfig(BaseModel):
     heartbeat_interval: float = Field(
         10.0, gt=0, description="Seconds between the signs of life that keep an attempt's lease."
     )
+    retry_seconds: float = Field(
+        300.0, ge=0, description="How long to keep spans and results, and try again, while the store is away."
+    )
+    worker_name: str | None = Field(
+        None,
+        min_length=1,
+        description="Stands for host and process in the worker's id; none: `<host>-<process id>`.",
+    )
 
 
 def _build(module: str, name: str, /, **arguments: Any) -> Any:

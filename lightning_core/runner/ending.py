@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_core.errors import LightningError, NoResourcesError, RolloutTimeoutError
-from lightning_core.types import AttemptStatus
+from lightning_core.types import AttemptStatus, FailureReason
 
 __all__ = ["Ending", "agent_ending", "describe"]
 
@@ -17,26 +17,32 @@ _TRACEBACK_CHARACTERS = 4000
 
 @dataclass
 class Ending:
-    """How an attempt ended."""
+    """How an attempt ended; ``reason`` is set unless it succeeded."""
 
     status: AttemptStatus = "succeeded"
+    reason: FailureReason | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     error: BaseException | None = None
 
     @classmethod
-    def failed(cls, reason: str, error: BaseException, status: AttemptStatus = "failed") -> Ending:
+    def failed(cls, reason: FailureReason, error: BaseException, status: AttemptStatus = "failed") -> Ending:
         """An ending with a reason, and the error that shows it."""
-        metadata: dict[str, Any] = {"reason": reason, "error": describe(error)}
+        metadata: dict[str, Any] = {"error": describe(error)}
         if reason == "agent_error":
             text = "".join(traceback.format_exception(error))
             metadata["traceback"] = text[-_TRACEBACK_CHARACTERS:]
-        return cls(status, metadata, error)
+        return cls(status, reason, metadata, error)
+
+    @classmethod
+    def cancelled(cls, why: str, error: BaseException) -> Ending:
+        """An ending that somebody asked for."""
+        return cls("cancelled", "cancelled", {"error": why}, error)
 
 
 def agent_ending(error: BaseException) -> Ending:
     """How an attempt ends in which the agent raised ``error``."""
     if isinstance(error, asyncio.CancelledError):
-        return Ending("cancelled", {"reason": "cancelled", "error": describe(error)}, error)
+        return Ending.cancelled(describe(error), error)
     if isinstance(error, RolloutTimeoutError):
         return Ending.failed("timeout", error, "timeout")
     if isinstance(error, NoResourcesError):

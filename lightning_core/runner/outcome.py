@@ -67,7 +67,7 @@ def _returned_spans(result: list[Any], emitted: Sequence[SpanLike], rollout: Att
     for index, item in enumerate(result):
         if isinstance(item, Span):
             # The store draws the sequence ids, so that they follow those of the trace.
-            span = item.replace(rollout_id=rollout.rollout_id, attempt_id=attempt_id, sequence_id=0)
+            span = item.detached(rollout_id=rollout.rollout_id, attempt_id=attempt_id, sequence_id=0)
         elif isinstance(item, ReadableSpan):
             span = Span.from_opentelemetry(item, rollout.rollout_id, attempt_id)
         else:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry.context import Context
@@ -16,7 +17,7 @@ from opentelemetry.trace import SpanContext, Tracer
 from lightning_core.bridge import bridge_loop
 from lightning_core.errors import TraceError
 from lightning_core.types._conversion import convert_span
-from lightning_core.types.tracing import SpanBatch
+from lightning_core.types.tracing import Span, SpanBatch
 
 if TYPE_CHECKING:
     from lightning_core.store.base import LightningStore
@@ -29,6 +30,12 @@ FLUSH_SPANS = 512
 """Ended spans after which a running trace is flushed, and the most that are written in one call."""
 FLUSH_SECONDS = 1.0
 """Age of the last flush after which the next ended span has the trace flushed."""
+PAUSE_SECONDS = (1.0, 2.0, 5.0, 10.0)
+"""How long a running trace waits after its first, second, … failed flush in a row before it tries again."""
+UNSENT_SPANS = 200_000
+"""The most spans that wait for a store in one trace. Those that end after them are lost, and the trace fails."""
+QUIET_SECONDS = 60.0
+"""For how long failed flushes of running traces are not logged again."""
 UNFINISHED_TRACES = 256
 """How many closed traces wait for spans that have not ended yet."""
 
@@ -39,6 +46,7 @@ _open_spans: dict[_Key, LightningSpanProcessor] = {}
 # Closed traces with spans that may still end, oldest first. Some spans never do, such as that of a stream which
 # nobody read to its end; their traces must not be kept for ever.
 _unfinished: OrderedDict[int, LightningSpanProcessor] = OrderedDict()
+_quiet_until = 0.0
 
 
 def trace_of_open_span(context: SpanContext) -> LightningSpanProcessor | None:
@@ -58,13 +66,19 @@ class LightningSpanProcessor(SpanProcessor):
     """Collects the spans of one trace and writes them to a store.
 
     Ending a span only appends to a queue. The queue is written by :meth:`flush`, on one event loop, in the
-    order in which the spans ended, which is the order of their sequence ids.
+    order in which the spans ended, which is the order of their sequence ids. While the store refuses, the spans stay
+    queued, and writing them is tried again when further spans end; what cannot be written by the end of the trace is
+    an error.
 
     Args:
         store: Where the spans go; ``None`` keeps them in memory only.
         rollout_id: The rollout that they belong to; needed with a store.
         attempt_id: Its attempt; needed with a store.
         tracer: What the emitters start their spans with.
+
+    Attributes:
+        at_end: Called once when the trace is closed, with the spans that have ended; returns further spans to store
+            after them.
 
     Raises:
         TraceError: If there is a store and one of the ids is missing.
@@ -86,13 +100,16 @@ class LightningSpanProcessor(SpanProcessor):
         self.tracer = tracer
         self._spans: list[ReadableSpan] = []
         self._open: set[_Key] = set()
-        self._queue: deque[ReadableSpan] = deque()
+        self._queue: deque[ReadableSpan | Span] = deque()
+        self.at_end: Callable[[Sequence[ReadableSpan]], Sequence[Span]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flushing: asyncio.Lock | None = None
         self._flush_asked = False
         self._flush_time = time.monotonic()
         self._closed = False
-        self._failed = False
+        self._failures = 0
+        self._retry_time = 0.0
+        self._lost = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -105,18 +122,22 @@ class LightningSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue an ended span. Never blocks and takes no lock, so a finaliser may call it anywhere."""
-        self._spans.append(span)
         if self.store is None:
+            self._spans.append(span)
             return
+        waiting = len(self._queue)
+        if waiting >= UNSENT_SPANS:
+            self._lost += 1
+            return
+        self._spans.append(span)
         self._queue.append(span)
         loop = self._loop
         if loop is None or self._flush_asked:
             return
-        if (
-            len(self._queue) >= FLUSH_SPANS
-            or self._closed
-            or time.monotonic() - self._flush_time >= FLUSH_SECONDS
-        ):
+        now = time.monotonic()
+        if self._failures and now < self._retry_time:
+            return
+        if waiting + 1 >= FLUSH_SPANS or self._closed or now - self._flush_time >= FLUSH_SECONDS:
             self._flush_asked = True
             try:
                 loop.call_soon_threadsafe(self._flush_soon)
@@ -138,6 +159,9 @@ class LightningSpanProcessor(SpanProcessor):
     def close(self) -> None:
         """Say that the block is over: each span that still ends is stored at once, in the background."""
         self._closed = True
+        if self.at_end is not None:
+            at_end, self.at_end = self.at_end, None
+            self._queue.extend(at_end(self._spans))
         if self._open:
             _unfinished[id(self)] = self
             if len(_unfinished) > UNFINISHED_TRACES:
@@ -147,7 +171,7 @@ class LightningSpanProcessor(SpanProcessor):
         """Have later spans written by a loop that outlives the one which ran the block."""
         if self.store is not None:
             self.open(bridge_loop())
-            if self._queue and not self._failed:
+            if self._queue and not self._failures:
                 # These ended while the last flush was finishing.
                 bridge_loop().call_soon_threadsafe(self._flush_soon)
 
@@ -187,7 +211,7 @@ class LightningSpanProcessor(SpanProcessor):
                 logger.error("%s; they ended after their trace, so nothing tries again", error)
             else:
                 # The spans are still queued, and the flush at the end of the trace raises if it fails again.
-                logger.warning("%s; trying again later", error)
+                _log_delay(error)
         except asyncio.CancelledError:
             if self._closed and self._queue:
                 logger.error(
@@ -199,7 +223,7 @@ class LightningSpanProcessor(SpanProcessor):
         """Write the queued spans to the store, and wait until they are there.
 
         Raises:
-            TraceError: If the store refuses. The spans stay queued.
+            TraceError: If the store refuses; the spans stay queued. Or if spans were lost, because too many waited.
         """
         if self.store is None:
             return
@@ -212,7 +236,7 @@ class LightningSpanProcessor(SpanProcessor):
             return
         assert self._flushing is not None
         async with self._flushing:
-            self._flush_asked = self._failed = False
+            self._flush_asked = False
             self._flush_time = time.monotonic()
             # Spans that end meanwhile are for the next flush, or this one might never end.
             waiting = len(self._queue)
@@ -221,19 +245,35 @@ class LightningSpanProcessor(SpanProcessor):
                 waiting -= FLUSH_SPANS
                 if waiting > 0:
                     await asyncio.sleep(0)
+            self._failures = 0
+        if self._lost and self._closed:
+            lost, self._lost = self._lost, 0
+            raise TraceError(
+                f"{lost} spans of rollout {self.rollout_id!r} are lost: {UNSENT_SPANS} spans before them waited for "
+                "the store, which was away or too slow"
+            )
 
     async def _write_batch(self, store: LightningStore, size: int) -> None:
         queue = self._queue
-        batch: list[ReadableSpan] = []
+        batch: list[ReadableSpan | Span] = []
         while queue and len(batch) < size:
             batch.append(queue.popleft())
         rollout_id, attempt_id = self.rollout_id or "", self.attempt_id or ""
         try:
-            await store.add_spans(SpanBatch([convert_span(span, rollout_id, attempt_id) for span in batch]))
+            await store.add_spans(
+                SpanBatch(
+                    [
+                        span if isinstance(span, Span) else convert_span(span, rollout_id, attempt_id)
+                        for span in batch
+                    ]
+                )
+            )
         except BaseException as error:
             # Writing is keyed by span id, so what did arrive is not doubled by the next flush.
             queue.extendleft(reversed(batch))
-            self._failed = True
+            pause = PAUSE_SECONDS[min(self._failures, len(PAUSE_SECONDS) - 1)]
+            self._failures += 1
+            self._retry_time = time.monotonic() + pause
             if not isinstance(error, Exception):
                 raise
             raise TraceError(
@@ -247,3 +287,12 @@ class LightningSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Spans are flushed by their trace context; a provider's own flush has nothing to wait for."""
         return True
+
+
+def _log_delay(error: TraceError) -> None:
+    """Say that the store refuses spans; not once for each of a thousand traces."""
+    global _quiet_until
+    now = time.monotonic()
+    if now >= _quiet_until:
+        _quiet_until = now + QUIET_SECONDS
+        logger.warning("%s; trying again later, and saying so at most once in %g s", error, QUIET_SECONDS)

@@ -113,7 +113,7 @@ def test_leftovers_of_an_uninstallation_do_no_harm(
 
 def test_light_imports(run_python: Callable[..., object]) -> None:
     heavy = {"openai", "langchain", "langchain_core", "fastapi", "agentops", "torch", "litellm", "pydantic"}
-    heavy |= {"opentelemetry", "pluggy", "click", "rich", "numpy", "httpx"}
+    heavy |= {"opentelemetry", "pluggy", "click", "rich", "numpy", "httpx", "psutil"}
     result = run_python(f"import sys, lightning_core\nprint(*sorted({heavy!r} & set(sys.modules)))")
     assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 

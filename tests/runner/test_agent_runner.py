@@ -23,6 +23,7 @@ from lightning_core.errors import (
 )
 from lightning_core.execution.event import StopEvent
 from lightning_core.runner.heartbeat import Heartbeat
+from lightning_core.runner.outage import Outage
 from lightning_core.tracer import DummyTracer
 from lightning_core.types import LLM, RolloutConfig, Span, SpanNames
 
@@ -43,8 +44,9 @@ def runner(**settings: Any) -> AgentRunnerV2[Any]:
 async def run_one(store: InMemoryLightningStore, agent: LitAgent[Any], **keywords: Any) -> tuple[Any, Any]:
     """Enqueue one task, run it, and return the rollout and its latest attempt."""
     hooks = keywords.pop("hooks", None)
+    settings = keywords.pop("settings", {})
     enqueued = await store.enqueue_rollout("task", **keywords)
-    with runner(max_rollouts=1).run_context(agent=agent, store=store, hooks=hooks) as worker:
+    with runner(max_rollouts=1, **settings).run_context(agent=agent, store=store, hooks=hooks) as worker:
         await worker.iter()
     return (
         await store.get_rollout_by_id(enqueued.rollout_id),
@@ -85,7 +87,7 @@ async def test_agent_error_fails_the_rollout_with_its_reason(store: InMemoryLigh
 
     done, attempt = await run_one(store, sync_agent if sync else async_agent)
     assert (done.status, attempt.status) == ("failed", "failed")
-    assert attempt.metadata["reason"] == "agent_error"
+    assert attempt.reason == "agent_error"
     assert "no such tool" in attempt.metadata["error"]
     assert "in fail" in attempt.metadata["traceback"]
     spans = await store.query_spans(done.rollout_id, "latest")
@@ -102,7 +104,7 @@ async def test_missing_resources_fail_the_rollout_and_say_so():
 
     done, attempt = await run_one(store, agent)
     assert done.status == "failed"
-    assert attempt.metadata["reason"] == "no_resources"
+    assert attempt.reason == "no_resources"
     assert "initial_resources" in attempt.metadata["error"]
 
 
@@ -113,7 +115,7 @@ async def test_unknown_resources_id_fails_the_rollout_and_names_it(store: InMemo
 
     done, attempt = await run_one(store, agent, resources_id="gone")
     assert done.status == "failed"
-    assert attempt.metadata["reason"] == "no_resources"
+    assert attempt.reason == "no_resources"
     assert "'gone'" in attempt.metadata["error"]
 
 
@@ -127,7 +129,7 @@ async def test_an_unusable_result_fails_the_rollout(store: InMemoryLightningStor
 
     done, attempt = await run_one(store, agent)
     assert done.status == "failed"
-    assert attempt.metadata["reason"] == "agent_error"
+    assert attempt.reason == "agent_error"
     assert "the agent returned a" in attempt.metadata["error"]
     assert await rewards(store, done.rollout_id) == []
 
@@ -151,7 +153,7 @@ async def test_time_limit_ends_the_attempt_as_timeout(store: InMemoryLightningSt
     )
     release.set()
     assert (done.status, attempt.status) == ("failed", "timeout")
-    assert attempt.metadata["reason"] == "timeout"
+    assert attempt.reason == "timeout"
 
 
 async def test_an_agents_own_timeout_error_is_an_agent_error(store: InMemoryLightningStore):
@@ -160,7 +162,7 @@ async def test_an_agents_own_timeout_error_is_an_agent_error(store: InMemoryLigh
         raise TimeoutError("the tool timed out")
 
     done, attempt = await run_one(store, agent, config=RolloutConfig(timeout_seconds=30))
-    assert (done.status, attempt.metadata["reason"]) == ("failed", "agent_error")
+    assert (done.status, attempt.reason) == ("failed", "agent_error")
 
 
 async def test_a_cancelled_runner_ends_its_rollout_as_cancelled(store: InMemoryLightningStore):
@@ -585,9 +587,9 @@ async def test_spans_that_cannot_be_stored_fail_the_rollout():
     async def agent(task: str, llm: LLM) -> None:
         emit_reward(1.0)
 
-    done, attempt = await run_one(store, agent)
+    done, attempt = await run_one(store, agent, settings={"retry_seconds": 0})
     assert done.status == "failed"
-    assert attempt.metadata["reason"] == "infrastructure"
+    assert attempt.reason == "infrastructure"
     assert "no space left" in attempt.metadata["error"]
 
 
@@ -603,8 +605,8 @@ async def test_when_agent_and_store_both_fail_the_loss_is_seen(caplog: pytest.Lo
     async def agent(task: str, llm: LLM) -> None:
         raise KeyError("agent trouble")
 
-    _, attempt = await run_one(store, agent)
-    assert (attempt.status, attempt.metadata["reason"]) == ("failed", "agent_error")
+    _, attempt = await run_one(store, agent, settings={"retry_seconds": 0})
+    assert (attempt.status, attempt.reason) == ("failed", "agent_error")
     assert "no space left" in attempt.metadata["lost_spans"]
     assert any(each.levelname == "ERROR" and "no space left" in each.getMessage() for each in caplog.records)
 
@@ -621,7 +623,7 @@ async def test_when_the_report_fails_the_agents_error_is_still_seen(caplog: pyte
     async def agent(task: str, llm: LLM) -> None:
         raise KeyError("agent trouble")
 
-    await run_one(store, agent)
+    await run_one(store, agent, settings={"retry_seconds": 0})
     assert "the store is away" in caplog.text
     assert "agent trouble" in caplog.text
 
@@ -755,7 +757,7 @@ async def test_spans_that_cannot_be_read_for_hooks_stop_neither_them_nor_the_rep
 async def test_a_task_that_has_ended_has_no_heartbeat_and_is_not_cancelled(store: InMemoryLightningStore):
     """Trap 3: a lease that is renewed for ever never expires."""
     taken = await store.start_rollout("task")
-    beats = Heartbeat(store, "w", 60.0)
+    beats = Heartbeat(store, "w", 60.0, Outage("w", 1.0, over=lambda: False))
     released = asyncio.Event()
     task = asyncio.create_task(released.wait())
     beats.watch(taken, task)
@@ -764,7 +766,7 @@ async def test_a_task_that_has_ended_has_no_heartbeat_and_is_not_cancelled(store
     await asyncio.wait({task})
     await asyncio.sleep(0)
     assert beats.watched == []
-    beats.stop()
+    await beats.stop()
 
 
 async def test_two_runner_contexts_one_after_the_other_both_store_spans(store: InMemoryLightningStore):
