@@ -1,0 +1,238 @@
+"""A connection on which many statements make one round trip.
+
+This is libpq's pipeline mode by way of psycopg's wrapper of libpq: psycopg's cursors cost several times as much for
+each statement, and a store under load sends few large ones all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg
+from psycopg import pq
+from psycopg.pq.abc import PGresult
+
+from .settings import ConnectionLostError, ServerError, Settings
+from .text import Parameter
+
+__all__ = ["Row", "Statement", "Wire", "rows"]
+
+Row = tuple[bytes | None, ...]
+"""A row as the server sends it: each value as text."""
+
+_FATAL = pq.ExecStatus.FATAL_ERROR
+_ABORTED = pq.ExecStatus.PIPELINE_ABORTED
+_SYNC = pq.ExecStatus.PIPELINE_SYNC
+
+# What the server says as it takes the connection away.
+_FAREWELLS = frozenset({"57P01", "57P02", "57P03", "57P05"})
+
+# An index leads to whatever is looked up here. Without these the planner, which knows nothing of tables that have just
+# been made, may settle on plans that read them whole.
+_PLANNING = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+
+
+class Statement(NamedTuple):
+    """A statement and its parameters."""
+
+    sql: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+def rows(result: PGresult) -> list[Row]:
+    """Return the rows of a result."""
+    value, columns = result.get_value, range(result.nfields)
+    return [tuple([value(row, column) for column in columns]) for row in range(result.ntuples)]
+
+
+class Wire:
+    """An open connection, used by one task at a time, on one event loop.
+
+    Args:
+        connection: The connection, in autocommit mode.
+        patience: How long the server may be silent before the connection counts as lost, in seconds.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection, patience: float) -> None:
+        self.connection = connection
+        self._pg = connection.pgconn
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._loop = asyncio.get_running_loop()
+        self._patience = patience
+        self._names: dict[str, bytes] = {}
+        self._drawn = 0
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Wire:
+        """Connect.
+
+        Raises:
+            ConnectionLostError: If that fails.
+        """
+        try:
+            connection = await psycopg.AsyncConnection.connect(**settings.arguments, autocommit=True)
+        except psycopg.Error as error:
+            raise ConnectionLostError(settings.hide(str(error))) from None
+        wire = cls(connection, settings.retry_seconds)
+        try:
+            await wire.run(
+                [
+                    Statement(
+                        "SELECT set_config('search_path', $1, false), set_config('client_encoding', 'UTF8', false)",
+                        (Parameter(f'"{settings.schema}"'.encode()),),
+                    ),
+                    # Acknowledged means on disk; a server that is set to promise more than that may do so.
+                    Statement(
+                        "SELECT set_config('synchronous_commit', 'on', false) "
+                        "WHERE current_setting('synchronous_commit') = 'off'"
+                    ),
+                    *(Statement(f"SELECT set_config('{name}', 'off', false)") for name in _PLANNING),
+                ]
+            )
+        except ServerError as error:
+            await wire.close()
+            raise ConnectionLostError(str(error)) from None
+        except BaseException:
+            await wire.close()
+            raise
+        return wire
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._pg.backend_pid
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.connection.close()
+
+    async def run(self, statements: Sequence[Statement]) -> list[PGresult]:
+        """Run statements in one round trip and return their results.
+
+        Outside a transaction, they are one.
+
+        Raises:
+            ServerError: If the server refuses one; those after it are not run.
+            ConnectionLostError: If the connection is gone.
+        """
+        pg = self._pg
+        fresh: list[str] = []
+        expected: list[bool] = []
+        try:
+            for sql, parameters in statements:
+                name = self._names.get(sql)
+                if name is None:
+                    self._drawn += 1
+                    name = self._names[sql] = b"s%d" % self._drawn
+                    fresh.append(sql)
+                    pg.send_prepare(name, sql.encode())
+                    expected.append(False)
+                pg.send_query_prepared(
+                    name, [p.value for p in parameters], [int(p.is_binary) for p in parameters], 0
+                )
+                expected.append(True)
+            pg.pipeline_sync()
+            async with asyncio.timeout(self._patience):
+                results = await self._collect(expected)
+        except TimeoutError:
+            self._pg.finish()
+            raise ConnectionLostError(f"the server has been silent for {self._patience:g} s") from None
+        except psycopg.Error as error:
+            raise ConnectionLostError(str(error)) from None
+        except BaseException:
+            # Cancelled in the middle: what is under way can no longer be told from what comes next.
+            self._pg.finish()
+            raise
+        if isinstance(results, ServerError):
+            for sql in fresh:
+                del self._names[sql]
+            raise results
+        return results
+
+    async def _collect(self, expected: list[bool]) -> list[PGresult] | ServerError:
+        pg = self._pg
+        results: list[PGresult] = []
+        error: ServerError | None = None
+        done = 0
+        sending = pg.flush() != 0
+        while True:
+            while not pg.is_busy():
+                result = pg.get_result()
+                if result is None:
+                    # The end of one statement's results; a connection that is gone has no others.
+                    if pg.status == pq.ConnStatus.BAD:
+                        raise ConnectionLostError(_message(pg.error_message))
+                    continue
+                status = result.status
+                if status == _SYNC:
+                    return error or results
+                if status == _FATAL:
+                    error = error or _server_error(result)
+                    if pg.status == pq.ConnStatus.BAD or error.sqlstate in _FAREWELLS or not error.sqlstate:
+                        raise ConnectionLostError(str(error))
+                elif status != _ABORTED and expected[done]:
+                    results.append(result)
+                done += 1
+            await self._ready(sending)
+            if sending:
+                sending = pg.flush() != 0
+            pg.consume_input()
+
+    async def _ready(self, sending: bool) -> None:
+        """Wait until there is something to read, or room to write."""
+        descriptor = self._pg.socket
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(descriptor, _finish, future)
+        if sending:
+            self._loop.add_writer(descriptor, _finish, future)
+        try:
+            await future
+        finally:
+            self._loop.remove_reader(descriptor)
+            if sending:
+                self._loop.remove_writer(descriptor)
+
+    async def notifications(self, seconds: float, hurry: asyncio.Event) -> list[tuple[str, str]]:
+        """Wait for notifications and return them, each a channel and a payload; at most so long, or until ``hurry``.
+
+        Raises:
+            ConnectionLostError: If the connection is gone.
+        """
+        descriptor = self._pg.socket
+        arrived = asyncio.Event()
+        try:
+            self._loop.add_reader(descriptor, arrived.set)
+            waits = [asyncio.ensure_future(event.wait()) for event in (arrived, hurry)]
+            try:
+                await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._loop.remove_reader(descriptor)
+                for wait in waits:
+                    wait.cancel()
+            self._pg.consume_input()
+            found: list[tuple[str, str]] = []
+            while (note := self._pg.notifies()) is not None:
+                found.append((note.relname.decode(), note.extra.decode()))
+            if self._pg.status == pq.ConnStatus.BAD:
+                raise ConnectionLostError(_message(self._pg.error_message))
+        except (psycopg.Error, ValueError, OSError) as error:
+            raise ConnectionLostError(str(error)) from None
+        return found
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _message(text: bytes) -> str:
+    return text.decode(errors="replace").strip() or "the connection is closed"
+
+
+def _server_error(result: PGresult) -> ServerError:
+    state = result.error_field(pq.DiagnosticField.SQLSTATE)
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    return ServerError(state.decode() if state else "", message.decode(errors="replace"))
