@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
-from lightning_core.store.memory import InMemoryLightningStore
 from lightning_store_http.otlp import routes
 from lightning_store_http.otlp.values import write_attributes
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,6 +22,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from lightning_core.store.memory import InMemoryLightningStore
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 
@@ -66,19 +67,15 @@ async def call(app: Any, body: bytes, headers: dict[str, str], path: str = "/v1/
 @contextmanager
 def serve_app(app: Any) -> Iterator[str]:
     """Serve an ASGI application from a thread, and give its URL."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none", lifespan="off")
-    )
     ready = threading.Event()
 
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.002)
-        ready.set()
-        await serving
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            ready.set()
 
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none", lifespan="off"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     assert ready.wait(20)
     try:
@@ -166,10 +163,10 @@ def post(store: InMemoryLightningStore) -> Post:
 
 
 @pytest.fixture
-async def rollout(store: InMemoryLightningStore) -> AsyncIterator[tuple[str, str]]:
+async def rollout(store: InMemoryLightningStore) -> tuple[str, str]:
     """The ids of a running rollout and its attempt."""
     started = await store.start_rollout({"task": 1})
-    yield started.rollout_id, started.attempt.attempt_id
+    return started.rollout_id, started.attempt.attempt_id
 
 
 @pytest.fixture

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 from google.rpc.status_pb2 import Status
-from lightning_core.errors import ConfigurationError
-from lightning_core.store.base import LightningStore
-from lightning_core.store.encoding import encode_span
-from lightning_core.store.memory import InMemoryLightningStore, Record
-from lightning_core.types import Event, Span
 from lightning_store_http.otlp import Forwarder, forwarding, routes
 from lightning_store_http.otlp.losses import Losses
 from lightning_store_http.otlp.sender import shown_url, traces_url
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from starlette.applications import Starlette
 from starlette.responses import Response
+
+from lightning_core.errors import ConfigurationError
+from lightning_core.store.base import LightningStore
+from lightning_core.store.encoding import encode_span
+from lightning_core.store.memory import InMemoryLightningStore, Record
+from lightning_core.types import Event, Span
 
 SOON = {"batch_seconds": 0.01, "first_backoff": 0.01}
 Serve = Callable[[Any], Any]
@@ -185,7 +186,7 @@ def watch_losses(forwarder: Forwarder) -> threading.Event:
         add(count, reason)
         lost.set()
 
-    losses.add = watched  # type: ignore[method-assign] - only to hear of it
+    losses.add = watched
     return lost
 
 
@@ -242,7 +243,9 @@ def test_a_forwarder_starts_once(sink: Any) -> None:
         forwarder.start()
 
 
-@pytest.mark.parametrize("endpoint", ["", "localhost:4318", "ftp://a/b", "http://", "http://a:0", "http://a:x", "http://[a"])
+@pytest.mark.parametrize(
+    "endpoint", ["", "localhost:4318", "ftp://a/b", "http://", "http://a:0", "http://a:x", "http://[a"]
+)
 def test_an_endpoint_is_a_url(endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match="OTLP endpoint"):
         Forwarder(endpoint)
@@ -340,7 +343,7 @@ async def write_every_way(store: LightningStore, rollout_id: str, attempt_id: st
     await store.add_encoded_spans([encode_span(spans[3].detached(start_time=1.0, end_time=2.0))])
     span = TracerProvider().get_tracer("library", "1.0").start_span("sdk")
     span.end()
-    await store.add_otel_span(rollout_id, attempt_id, span)  # type: ignore[arg-type] - it is readable
+    await store.add_otel_span(rollout_id, attempt_id, span)
 
 
 async def test_a_server_that_forwards_to_another_gives_it_the_same_spans(serve: Serve) -> None:
@@ -348,10 +351,9 @@ async def test_a_server_that_forwards_to_another_gives_it_the_same_spans(serve: 
     started = await ours.start_rollout({"task": 1})
     ids = (started.rollout_id, started.attempt.attempt_id)
     theirs = copy_rollouts(ours)
-    with serve(Starlette(routes=routes(theirs))) as url:
-        with Forwarder(url, **SOON) as forwarder:
-            store = forwarding(ours, forwarder)
-            await write_every_way(store, *ids)
+    with serve(Starlette(routes=routes(theirs))) as url, Forwarder(url, **SOON) as forwarder:
+        store = forwarding(ours, forwarder)
+        await write_every_way(store, *ids)
     assert forwarder.dropped == 0
     sent, received = await ours.query_spans(*ids), await theirs.query_spans(*ids)
     assert len(received) == 5
@@ -364,9 +366,8 @@ async def test_many_spans_of_one_attempt_are_read_together(serve: Serve) -> None
     started = await ours.start_rollout(None)
     ids = (started.rollout_id, started.attempt.attempt_id)
     theirs = copy_rollouts(ours)
-    with serve(Starlette(routes=routes(theirs))) as url:
-        with Forwarder(url, **SOON) as forwarder:
-            await forwarding(ours, forwarder).add_spans(make_spans(40, *ids)[::-1])
+    with serve(Starlette(routes=routes(theirs))) as url, Forwarder(url, **SOON) as forwarder:
+        await forwarding(ours, forwarder).add_spans(make_spans(40, *ids)[::-1])
     assert await theirs.query_spans(*ids) == await ours.query_spans(*ids)
 
 

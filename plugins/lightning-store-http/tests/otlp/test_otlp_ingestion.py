@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
-from lightning_core.errors import StoreUnavailableError
-from lightning_core.store.memory import InMemoryLightningStore
-from lightning_core.types import Span
 from lightning_store_http.otlp import routes
 from lightning_store_http.otlp.decoding import BodyTooLargeError, decompress
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -24,6 +21,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from starlette.applications import Starlette
+
+from lightning_core.errors import StoreUnavailableError
+from lightning_core.store.memory import InMemoryLightningStore
+from lightning_core.types import Span
 
 Post = Callable[..., Awaitable[Any]]
 MakeSpan = Callable[..., OtlpSpan]
@@ -46,7 +47,9 @@ def as_json(request: ExportTraceServiceRequest) -> Any:
     def fix(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                key: base64.b64decode(item).hex() if key in ("traceId", "spanId", "parentSpanId") else fix(item)
+                key: base64.b64decode(item).hex()
+                if key in ("traceId", "spanId", "parentSpanId")
+                else fix(item)
                 for key, item in value.items()
             }
         return [fix(item) for item in value] if isinstance(value, list) else value
@@ -80,9 +83,12 @@ async def test_json_and_protobuf_are_stored_alike(
         assert answer.status == 200
         stored += await store.query_spans(started.rollout_id)
     assert stored[0].span_id == "0000000000000001"
-    assert stored[1].detached(
-        rollout_id=stored[0].rollout_id, attempt_id=stored[0].attempt_id, resource=stored[0].resource
-    ) == stored[0]
+    assert (
+        stored[1].detached(
+            rollout_id=stored[0].rollout_id, attempt_id=stored[0].attempt_id, resource=stored[0].resource
+        )
+        == stored[0]
+    )
 
 
 async def test_json_answers_are_json(
@@ -350,5 +356,5 @@ async def test_a_sender_that_goes_away_is_no_error(caplog: pytest.LogCaptureFixt
 
     headers = [(b"content-type", b"application/x-protobuf")]
     scope = {"type": "http", "method": "POST", "path": "/v1/traces", "query_string": b"", "headers": headers}
-    await app(scope, receive, send)  # type: ignore[arg-type] - Starlette's own types are wider than a dict
+    await app(scope, receive, send)
     assert not caplog.records

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning_core.store.encoding import decode_span, encode_span
-from lightning_core.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 from lightning_store_http.otlp.incoming import LATEST, read_request
 from lightning_store_http.otlp.outgoing import write_request
 from lightning_store_http.otlp.values import nanoseconds, read_attributes, seconds
@@ -19,13 +17,20 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
+from lightning_core.store.encoding import decode_span, encode_span
+from lightning_core.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
+
 MakeSpan = Callable[..., OtlpSpan]
 MakeRequest = Callable[..., ExportTraceServiceRequest]
 
 # Values
 
 TEXT = AnyValue(string_value="é")
-NUMBER, FLOAT, BYTES = AnyValue(int_value=-(2**63)), AnyValue(double_value=0.5), AnyValue(bytes_value=b"\xff\x00")
+NUMBER, FLOAT, BYTES = (
+    AnyValue(int_value=-(2**63)),
+    AnyValue(double_value=0.5),
+    AnyValue(bytes_value=b"\xff\x00"),
+)
 
 
 def array(*values: AnyValue) -> AnyValue:
@@ -83,9 +88,7 @@ HEX = "0123456789abcdef"
 trace_ids = st.text(HEX, min_size=32, max_size=32).filter(lambda digits: digits.strip("0") != "")
 span_ids = st.text(HEX, min_size=16, max_size=16).filter(lambda digits: digits.strip("0") != "")
 text = st.text(max_size=8)
-scalars = st.one_of(
-    text, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)
-)
+scalars = st.one_of(text, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
 attributes = st.dictionaries(
     text.filter(lambda key: not key.startswith("lightning.")),
     scalars
@@ -106,10 +109,12 @@ json_values = st.recursive(
 def stored_spans(draw: st.DrawFn) -> Span:
     trace_id, span_id = draw(trace_ids), draw(span_ids)
     parent_id = draw(st.none() | span_ids)
-    parent = SpanContext(trace_id=trace_id, span_id=parent_id, is_remote=draw(st.booleans())) if parent_id else None
-    extra = draw(
-        st.dictionaries(st.sampled_from(["note", "annotations", "kind"]), json_values, max_size=2)
+    parent = (
+        SpanContext(trace_id=trace_id, span_id=parent_id, is_remote=draw(st.booleans()))
+        if parent_id
+        else None
     )
+    extra = draw(st.dictionaries(st.sampled_from(["note", "annotations", "kind"]), json_values, max_size=2))
     if draw(st.booleans()):
         extra["kind"] = draw(st.sampled_from(["INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]))
     if draw(st.booleans()):
@@ -201,7 +206,9 @@ def full_request() -> ExportTraceServiceRequest:
         dropped_links_count=7,
     )
     span.attributes.add(key="n", value=AnyValue(int_value=2**53 + 1))
-    event = span.events.add(name="token", time_unix_nano=1_700_000_000_111_111_111, dropped_attributes_count=1)
+    event = span.events.add(
+        name="token", time_unix_nano=1_700_000_000_111_111_111, dropped_attributes_count=1
+    )
     event.attributes.add(key="e", value=AnyValue(bool_value=True))
     span.events.add(name="plain", time_unix_nano=1_700_000_000_000_000_000)
     link = span.links.add(
@@ -265,7 +272,9 @@ def test_spans_are_grouped_by_resource_and_scope(make_span: MakeSpan, make_reque
 
 def test_a_span_without_ids_of_otlp_is_refused_alone() -> None:
     spans = [
-        Span.from_attributes(attributes={}, rollout_id="ro", attempt_id="at", trace_id="no hex", span_id="1" * 16),
+        Span.from_attributes(
+            attributes={}, rollout_id="ro", attempt_id="at", trace_id="no hex", span_id="1" * 16
+        ),
         Span.from_attributes(attributes={}, rollout_id="ro", attempt_id="at"),
     ]
     request, refused = write_request(spans)
@@ -284,7 +293,9 @@ def test_text_that_protobuf_cannot_hold_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("extra", ['{"rollout_id": "stolen", "note": 1}', '{"note": 1}'])
-def test_forwarded_extras_cannot_hide_fields(extra: str, make_span: MakeSpan, make_request: MakeRequest) -> None:
+def test_forwarded_extras_cannot_hide_fields(
+    extra: str, make_span: MakeSpan, make_request: MakeRequest
+) -> None:
     attributes = {"lightning.rollout_id": "ro", "lightning.extra": extra}
     [span] = read_request(make_request(make_span(1, attributes=attributes)), {}).spans
     assert span.rollout_id == "ro"
@@ -332,7 +343,10 @@ def test_spans_are_read_in_the_order_in_which_they_ended(
     make_span: MakeSpan, make_request: MakeRequest
 ) -> None:
     request = make_request(
-        make_span(5), make_span(7, end_time_unix_nano=0), make_span(3), resource={"lightning.rollout_id": "ro"}
+        make_span(5),
+        make_span(7, end_time_unix_nano=0),
+        make_span(3),
+        resource={"lightning.rollout_id": "ro"},
     )
     # The same nanosecond as span 3.
     same = make_span(3)
