@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .hook import HookConformance as HookConformance
     from .plugin import PluginPackageConformance as PluginPackageConformance
     from .store import StoreConformance as StoreConformance
+    from .strategy import StrategyConformance as StrategyConformance
     from .tracer import TracerConformance as TracerConformance
 
 _SUITES = {
@@ -20,6 +21,7 @@ _SUITES = {
     "HookConformance": "lightning_core.testing.hook",
     "PluginPackageConformance": "lightning_core.testing.plugin",
     "StoreConformance": "lightning_core.testing.store",
+    "StrategyConformance": "lightning_core.testing.strategy",
     "TracerConformance": "lightning_core.testing.tracer",
 }
 

@@ -118,7 +118,7 @@ class _Pickler(_CloudPickler):
     """cloudpickle's, which goes by reference to what the other process can import, wrapped functions among it."""
 
     def __init__(self, file: io.BytesIO, script_by_value: bool) -> None:
-        super().__init__(file)
+        _CloudPickler.__init__(self, file)
         self._script_by_value = script_by_value
         self._by_value: list[types.ModuleType] = []
         self._importable: set[str] = set()
@@ -142,7 +142,7 @@ class _Pickler(_CloudPickler):
             if isinstance(obj, types.FunctionType) and getattr(found, "__wrapped__", None) is obj:
                 self._reference(obj)
                 return _wrapped, (obj.__module__, obj.__qualname__)
-        return super().reducer_override(obj)
+        return _CloudPickler.reducer_override(self, obj)
 
     def _reference(self, obj: Any) -> Any:
         if obj.__module__ != _SCRIPT:
