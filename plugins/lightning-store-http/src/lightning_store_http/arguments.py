@@ -62,6 +62,7 @@ AnyRolloutStatus = Annotated[
 AnyAttemptStatus = Annotated[
     AttemptStatus | str, Field(json_schema_extra={"enum": [*get_args(AttemptStatus)]})
 ]
+AnyReason = Annotated[FailureReason | str, Field(json_schema_extra={"enum": [*get_args(FailureReason)]})]
 
 
 class Arguments(BaseModel):
@@ -112,11 +113,15 @@ class Dequeue(Arguments):
 
 
 class WaitForRollouts(Arguments):
-    """Arguments of ``wait_for_rollouts``; ``timeout`` in seconds, of which the server grants a part at a time."""
+    """Arguments of ``wait_for_rollouts``; ``timeout`` in seconds, of which the server grants a part at a time.
+
+    ``skip_unknown`` is for asking again: rollouts that were deleted meanwhile are not waited for.
+    """
 
     rollout_ids: list[str]
     timeout: Seconds | None = None
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
+    skip_unknown: bool = False
 
 
 class OfRollout(Arguments):
@@ -204,7 +209,7 @@ class UpdateAttempt(OfAttempt):
     worker_id: str | None = None
     last_heartbeat_time: Time = 0.0
     metadata: dict[str, Any] = Field(default_factory=dict)
-    reason: FailureReason | None = None
+    reason: AnyReason | None = None
 
 
 class RenewLeases(Arguments):

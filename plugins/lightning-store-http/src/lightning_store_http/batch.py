@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from pydantic import Field, ValidationError
 
@@ -55,7 +55,8 @@ class Withdraw(Arguments):
 async def answer_batch(service: Service, scope: Scope, receive: Receive) -> Answer:
     """Answer a batch.
 
-    Each operation has a pair in the answer: ``[true, result]``, or ``[false, {"type": …, "message": …}]``.
+    Each operation has a pair in the answer: ``[true, result]``, or ``[false, {"type": …, "message": …}]``. The result of
+    an operation that waits is a pair itself: whether there is nothing more to wait for, and the result proper.
 
     Raises:
         RequestError, ValidationError: If it is none.
@@ -121,7 +122,8 @@ async def _perform(
         operation = OPERATIONS.get(name)
         if operation is None:
             raise RequestError(422, f"there is no operation {name[:100]!r}")
-        return True, await service.perform(operation, operation.arguments.model_validate(given), receive)
+        outcome = await service.perform(operation, operation.arguments.model_validate(given), receive)
+        return True, outcome.result if operation.waits is None else (outcome.complete, outcome.result)
     except Disconnected:
         raise
     except Exception as error:
@@ -143,9 +145,8 @@ async def _writable(service: Service, result: tuple[bool, Any]) -> tuple[bool, A
     try:
         _write([result], JSON)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        for rollout in result[1] if isinstance(result[1], list) else ():
-            if isinstance(rollout, AttemptedRollout) and rollout.attempt.status == "preparing":
-                await _refuse(service, rollout, error)
+        for rollout in _taken(result):
+            await _refuse(service, rollout, error)
         return False, describe(UnserializableValueError(f"the store holds what the network cannot carry: {error}"))
     return result
 
@@ -178,10 +179,18 @@ async def _withdraw(service: Service, given: Withdraw) -> None:
         peer.size -= len(answer.body)
     else:
         return
-    for _, result in answer.results:
-        for rollout in result if isinstance(result, list) else ():
-            if isinstance(rollout, AttemptedRollout):
-                await _give_back(service, rollout)
+    for result in answer.results:
+        for rollout in _taken(result):
+            await _give_back(service, rollout)
+
+
+def _taken(result: tuple[bool, Any]) -> list[AttemptedRollout]:
+    """Return what a dequeue took, given its part of an answer."""
+    good, value = result
+    if not good or not isinstance(value, tuple):
+        return []
+    _, rollouts = cast("tuple[bool, list[Any]]", value)
+    return [rollout for rollout in rollouts if isinstance(rollout, AttemptedRollout)]
 
 
 async def _give_back(service: Service, rollout: AttemptedRollout) -> None:

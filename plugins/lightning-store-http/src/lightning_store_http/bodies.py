@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
 from lightning_core.errors import ConfigurationError
-from lightning_core.store.encoding import EncodedSpan
+from lightning_core.store.encoding import EncodedSpan, decode
 
 from .failures import RequestError
 
@@ -102,23 +102,54 @@ def _too_large(limit: int) -> RequestError:
     )
 
 
-def _object(fields: dict[str, Any]) -> core_schema.CoreSchema:
+def _object(
+    required: dict[str, core_schema.CoreSchema], optional: dict[str, core_schema.CoreSchema] | None = None
+) -> core_schema.CoreSchema:
     """Describe a JSON object of which only some members are looked at, so that the rest is parsed and dropped."""
-    return core_schema.typed_dict_schema(
-        {name: core_schema.typed_dict_field(schema) for name, schema in fields.items()}, extra_behavior="ignore"
-    )
+    fields = {name: core_schema.typed_dict_field(schema) for name, schema in required.items()}
+    for name, schema in (optional or {}).items():
+        fields[name] = core_schema.typed_dict_field(schema, required=False)
+    return core_schema.typed_dict_schema(fields, extra_behavior="ignore")
 
 
-_number = core_schema.nullable_schema(core_schema.float_schema(strict=True))
+_text = core_schema.str_schema(strict=True)
+_number = core_schema.float_schema(strict=True)
+_attributes = _object({})
+_context = _object({"trace_id": _text, "span_id": _text, "is_remote": core_schema.bool_schema(strict=True)})
 _SPAN_BODY: Final = SchemaValidator(
     _object(
         {
-            "attributes": _object({}),
-            "status": _object({"status_code": core_schema.literal_schema(["UNSET", "OK", "ERROR"])}),
-            "start_time": _number,
-            "end_time": _number,
-            "resource": _object({"attributes": _object({})}),
-        }
+            "attributes": _attributes,
+            "status": _object(
+                {
+                    "status_code": core_schema.literal_schema(["UNSET", "OK", "ERROR"]),
+                    "description": core_schema.nullable_schema(_text),
+                }
+            ),
+            "start_time": core_schema.nullable_schema(_number),
+            "end_time": core_schema.nullable_schema(_number),
+            "resource": _object({"attributes": _attributes, "schema_url": _text}),
+        },
+        {
+            "parent_id": core_schema.nullable_schema(_text),
+            "context": core_schema.nullable_schema(_context),
+            "parent": core_schema.nullable_schema(_context),
+            "extra": _attributes,
+            "events": core_schema.list_schema(
+                _object(
+                    {
+                        "name": _text,
+                        "attributes": _attributes,
+                        "timestamp": core_schema.nullable_schema(_number),
+                    }
+                ),
+                strict=True,
+            ),
+            "links": core_schema.list_schema(
+                _object({"context": _context, "attributes": core_schema.nullable_schema(_attributes)}),
+                strict=True,
+            ),
+        },
     )
 )
 
@@ -129,11 +160,27 @@ def check_encoded_spans(spans: Sequence[EncodedSpan]) -> None:
     Raises:
         ConfigurationError: If the body of one is not that of a span.
     """
-    check = _SPAN_BODY.validate_json
     for span in spans:
         try:
-            check(span.body)
+            _SPAN_BODY.validate_json(span.body)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(str(part) for part in ("body", *problem["loc"]))
-            raise ConfigurationError(f"span {span.span_id!r}: {place}: {problem['msg']}") from None
+            _check_slowly(span, error)
+
+
+def _check_slowly(span: EncodedSpan, error: ValidationError) -> None:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if problem["type"] == "json_invalid":
+        # Lone surrogates and deep nesting are refused by the fast reader alone.
+        try:
+            value = decode(span.body)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            try:
+                _SPAN_BODY.validate_python(value)
+            except ValidationError as other:
+                problem = other.errors(include_url=False, include_context=False, include_input=False)[0]
+            else:
+                return
+    place = ".".join(str(part) for part in ("body", *problem["loc"]))
+    raise ConfigurationError(f"span {span.span_id!r}: {place}: {problem['msg']}") from None

@@ -205,7 +205,7 @@ class LightningStoreClient(LightningStore):
         while True:
             over = self._peer.over
             granted = min(left, _LONGEST_WAIT)
-            taken = await self._call_alone(
+            _, taken = await self._call_alone(
                 "dequeue_rollouts",
                 wait=granted,
                 withdraw=True,
@@ -429,16 +429,21 @@ class LightningStoreClient(LightningStore):
         """Wait until these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
         give_up = None if timeout is None else time.monotonic() + timeout
         wanted = list(rollout_ids)
-        distinct = len(set(wanted))
+        again = False
         while True:
             left = None if give_up is None else max(give_up - time.monotonic(), 0.0)
             granted = _LONGEST_WAIT if left is None else min(left, _LONGEST_WAIT)
-            found = await self._call_alone(
-                "wait_for_rollouts", wait=granted, rollout_ids=wanted, timeout=granted, quorum=quorum
+            complete, found = await self._call_alone(
+                "wait_for_rollouts",
+                wait=granted,
+                rollout_ids=wanted,
+                timeout=granted,
+                quorum=quorum,
+                skip_unknown=again,
             )
-            enough = len(found) >= distinct * quorum - 1e-9
-            if enough or (left is not None and left <= granted):
+            if complete or (give_up is not None and time.monotonic() >= give_up):
                 return [read_rollout(one) for one in found]
+            again = True
 
     # Workers, runs, the store itself
 

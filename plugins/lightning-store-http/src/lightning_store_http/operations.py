@@ -88,6 +88,14 @@ async def _dequeue(store: LightningStore, given: a.Dequeue) -> list[AttemptedRol
     )
 
 
+async def _wait_for_rollouts(store: LightningStore, given: a.WaitForRollouts) -> list[RolloutV2]:
+    wanted = given.rollout_ids
+    if given.skip_unknown:
+        known = {rollout.rollout_id for rollout in await store.query_rollouts(rollout_ids=wanted)}
+        wanted = [name for name in wanted if name in known]
+    return await store.wait_for_rollouts(rollout_ids=wanted, timeout=given.timeout, quorum=given.quorum)
+
+
 async def _add_encoded_spans(store: LightningStore, given: a.EncodedSpans) -> int:
     check_encoded_spans(given.spans)
     return await store.add_encoded_spans(given.spans)
@@ -206,8 +214,7 @@ _TABLE: Final = (
     # Waiting
     Operation(
         "wait_for_rollouts", "POST", "/wait", "Wait until rollouts are final, and return those that are.",
-        a.WaitForRollouts, list[RolloutV2],
-        lambda store, given: store.wait_for_rollouts(**given.all()), waits="timeout", items="rollout_ids",
+        a.WaitForRollouts, list[RolloutV2], _wait_for_rollouts, waits="timeout", items="rollout_ids",
     ),
     # Workers, runs, the store itself
     Operation(

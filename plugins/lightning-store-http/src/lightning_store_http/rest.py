@@ -44,7 +44,7 @@ def _endpoint(service: Service, operation: Operation) -> Callable[[Request], Awa
         if clash:
             raise RequestError(422, f"{min(clash)}: it is given by the path already")
         arguments = operation.arguments.model_validate(given | request.path_params)
-        result = await service.perform(operation, arguments, request.receive)
+        result = (await service.perform(operation, arguments, request.receive)).result
         if operation.result is None:
             return Response(status_code=204)
         if result is None and operation.missing is not None:

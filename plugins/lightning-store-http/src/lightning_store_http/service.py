@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import time
 import weakref
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lightning_core.store.base import LightningStore
 
@@ -21,7 +21,7 @@ from .operations import Operation
 if TYPE_CHECKING:
     from starlette.types import Receive
 
-__all__ = ["Limits", "Service", "identify"]
+__all__ = ["Limits", "Outcome", "Service", "identify"]
 
 _nonces: Final[weakref.WeakKeyDictionary[LightningStore, str]] = weakref.WeakKeyDictionary()
 
@@ -51,6 +51,18 @@ def identify(store: LightningStore) -> str:
     return nonce
 
 
+class Outcome(NamedTuple):
+    """What an operation gave.
+
+    Attributes:
+        result: Its result.
+        complete: Whether there is nothing more to wait for.
+    """
+
+    result: Any
+    complete: bool = True
+
+
 class Service:
     """What all requests to one server share.
 
@@ -69,7 +81,7 @@ class Service:
         self.answers = Answers()
         self.over = False
         self.stopping = False
-        self._waiting: set[_Interruption] = set()
+        self.waits: set[_Wait] = set()
 
     def announce_end(self, over: bool) -> None:
         """Say on every answer that the run is over, and answer at once those who wait for work; from any thread."""
@@ -83,8 +95,8 @@ class Service:
         self._interrupt()
 
     def _interrupt(self) -> None:
-        for interruption in list(self._waiting):
-            interruption.come()
+        for wait in self.waits.copy():
+            wait.interrupt()
 
     def count(self, operation: Operation, arguments: a.Arguments) -> None:
         """Refuse an operation on too many items at once.
@@ -112,7 +124,7 @@ class Service:
 
     async def perform(
         self, operation: Operation, arguments: a.Arguments, receive: Receive | None = None
-    ) -> Any:
+    ) -> Outcome:
         """Run an operation; while it waits, notice a client that goes away and the server's end.
 
         Raises:
@@ -120,64 +132,78 @@ class Service:
         """
         self.count(operation, arguments)
         if operation.waits is None:
-            return await operation.run(self.store, arguments)
+            return Outcome(await operation.run(self.store, arguments))
         asked: float | None = getattr(arguments, operation.waits)
         most = 0.0 if self.stopping or (self.over and operation.writes) else self.limits.max_wait
         granted = most if asked is None else min(asked, most)
-        arguments = arguments.model_copy(update={operation.waits: granted})
-        if granted <= 0:
-            return await operation.run(self.store, arguments)
-        return await self._wait(operation, arguments, receive)
+        begun = time.monotonic()
+        wait = _Wait(self, operation, arguments.model_copy(update={operation.waits: granted}))
+        result = await (wait.run_at_once() if granted <= 0 else wait.run(receive))
+        return Outcome(result, complete=not wait.interrupted and time.monotonic() - begun < granted)
 
-    async def _wait(self, operation: Operation, arguments: a.Arguments, receive: Receive | None) -> Any:
-        interruption = _Interruption(self, operation)
-        waiting = asyncio.ensure_future(_run(operation.run, self.store, arguments))
-        gone = asyncio.ensure_future(_disconnect(receive)) if receive is not None else None
-        self._waiting.add(interruption)
+
+class _Wait:
+    """An operation that waits, until it is done, the client goes away, or the end comes."""
+
+    def __init__(self, service: Service, operation: Operation, arguments: a.Arguments) -> None:
+        self._service = service
+        self._operation = operation
+        self._arguments = arguments
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[None] = self._loop.create_future()
+        self.interrupted = False
+
+    async def run_at_once(self) -> Any:
+        """Run the operation without a wait."""
+        assert self._operation.waits is not None
+        arguments = self._arguments.model_copy(update={self._operation.waits: 0.0})
+        return await self._operation.run(self._service.store, arguments)
+
+    async def run(self, receive: Receive | None) -> Any:
+        """Run the operation; see :meth:`Service.perform`."""
+        running = self._loop.create_task(self._operation.run(self._service.store, self._arguments))
+        gone = self._loop.create_task(_disconnect(receive)) if receive is not None else None
+        ends = {running, self._end} if gone is None else {running, self._end, gone}
+        self._service.waits.add(self)
         try:
-            both = {waiting, interruption.future}
-            await asyncio.wait(both if gone is None else {*both, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                waiting.cancel()
-                await asyncio.wait({waiting})
-            if not waiting.cancelled():
-                return waiting.result()
-            if gone is not None and gone.done():
-                raise Disconnected
-            assert operation.waits is not None
-            return await operation.run(self.store, arguments.model_copy(update={operation.waits: 0.0}))
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await _end(running)
+        except asyncio.CancelledError:
+            await _end(running)
+            if running.cancelled():
+                raise
+            # It has just taken work: whoever cancels must know what to give back.
         finally:
-            self._waiting.discard(interruption)
-            waiting.cancel()
-            interruption.future.cancel()
+            self._service.waits.discard(self)
+            self._end.cancel()
             if gone is not None:
                 gone.cancel()
+        if not running.cancelled():
+            return running.result()
+        if gone is not None and gone.done() and not gone.cancelled():
+            raise Disconnected
+        self.interrupted = True
+        return await self.run_at_once()
 
-
-class _Interruption:
-    """Ends a wait from any thread."""
-
-    def __init__(self, service: Service, operation: Operation) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._service = service
-        self._takes_work = operation.writes
-        self.future: asyncio.Future[None] = self._loop.create_future()
-
-    def come(self) -> None:
+    def interrupt(self) -> None:
+        """End the wait, if the end concerns it; may be called from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._end)
+            self._loop.call_soon_threadsafe(self._interrupt)
         except RuntimeError:
             # The loop has ended, and the wait with it.
             return
 
-    def _end(self) -> None:
+    def _interrupt(self) -> None:
         # The end of the run concerns those who wait for work, the end of the server everybody.
-        if not self.future.done() and (self._takes_work or self._service.stopping):
-            self.future.set_result(None)
+        if not self._end.done() and (self._operation.writes or self._service.stopping):
+            self._end.set_result(None)
 
 
-async def _run(call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    return await call(*arguments)
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task unless it is done, and wait for its end."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _disconnect(receive: Receive) -> None:
