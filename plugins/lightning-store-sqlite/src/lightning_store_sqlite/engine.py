@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from lightning_core.errors import StoreClosedError
 
 from . import queries, reporting, schema
+from .checkpoint import Checkpointer
 from .waiting import Waiter, WaitingRoom, Watcher
 from .writer import Operation, Writer
 
@@ -56,9 +57,11 @@ class Settings:
         self.poll_interval = poll_interval
         self.clock = clock
 
-    def connect(self) -> sqlite3.Connection:
-        """Open a connection."""
-        return schema.connect(self.path, synchronous=self.synchronous, busy_timeout=self.busy_timeout)
+    def connect(self, busy_timeout: float | None = None) -> sqlite3.Connection:
+        """Open a connection, which waits for locks as long as the setting says unless told otherwise."""
+        if busy_timeout is None:
+            busy_timeout = self.busy_timeout
+        return schema.connect(self.path, synchronous=self.synchronous, busy_timeout=busy_timeout)
 
 
 def temporary_path() -> Path:
@@ -89,11 +92,13 @@ class Engine:
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._watcher: Watcher | None = None
+        self._checkpointer = Checkpointer(settings.connect)
         self._writer = Writer(
             connect=settings.connect,
             clock=settings.clock,
             expire=reporting.expire,
             announce=self.room.announce,
+            committed=self._checkpointer.note,
             translate=self._translate,
         )
 
@@ -138,12 +143,16 @@ class Engine:
                 connection = self._idle.pop() if self._idle else None
             connection = connection or self.settings.connect()
             try:
+                # One snapshot for both, which also costs less than two.
+                connection.execute("BEGIN")
                 if check:
                     due = queries.next_check(connection)
                     if due is not None and due <= self.settings.clock():
                         return False, None
                 return True, query(connection)
             finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
                 with self._lock:
                     self._idle.append(connection)
         except sqlite3.Error as error:
@@ -177,6 +186,7 @@ class Engine:
         for connection in self._idle:
             connection.close()
         self._writer.close()
+        self._checkpointer.close()
         self.room.wake_all()
         if self.settings.temporary:
             remove_database(self.settings.path)

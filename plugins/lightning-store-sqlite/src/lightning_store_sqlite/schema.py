@@ -8,12 +8,17 @@ from typing import Literal
 
 from lightning_core.errors import StoreError, StoreSchemaError, StoreUnavailableError
 
+from .checkpoint import BACKSTOP_PAGES
+
 __all__ = ["SCHEMA_VERSION", "Synchronous", "connect", "prepare", "translate_error"]
 
 Synchronous = Literal["full", "normal"]
 
 # Marks the file as one of this store's ("LCOR"), so that another program's database is never touched.
 _APPLICATION_ID = 0x4C434F52
+
+# What the write-ahead log may keep on disk when it is started anew, in bytes.
+_LOG_BYTES = 64 << 20
 
 # Each entry brings a file from the version before it to the next: append, never edit what was released.
 #
@@ -129,6 +134,8 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
     )
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {BACKSTOP_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     except BaseException:
         connection.close()
         raise

@@ -83,6 +83,7 @@ def _insert(tx: Transaction, found: FoundAttempt, spans: list[EncodedSpan]) -> t
     for _, _, wanted, span_id, trace_id, name, body in spans:
         sequence_id = wanted or last + 1
         last = max(last, sequence_id)
+        tx.volume += len(body)
         rows.append((found.no, sequence_id, span_id, trace_id, name, body))
     tx.connection.executemany(_INSERT, rows)
     return len(rows), last

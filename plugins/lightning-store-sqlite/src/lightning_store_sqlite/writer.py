@@ -25,6 +25,10 @@ _GROUP_LIMIT = 256
 _GROUP_SECONDS = 0.008
 
 
+# What an operation writes to the log besides bodies, in bytes: a few pages, some of which it shares with others.
+_OPERATION_BYTES = 16 << 10
+
+
 class _Restart(Exception):
     """An operation must be undone, and has no savepoint."""
 
@@ -35,12 +39,14 @@ class Transaction:
     Attributes:
         connection: The writer's connection, inside a transaction.
         now: The time of the operation, in seconds since the epoch.
+        volume: How many bytes are written, about.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, savepoints: bool) -> None:
         self.connection = connection
         self.execute = connection.execute
         self.now = 0.0
+        self.volume = 0
         self._savepoints = savepoints
         self._changes = 0
         self.queued = False
@@ -90,6 +96,7 @@ class Transaction:
     def begin(self, now: float) -> None:
         """An operation begins."""
         self.now = now
+        self.volume += _OPERATION_BYTES
         if self._savepoints:
             self.execute("SAVEPOINT operation")
         else:
@@ -160,6 +167,7 @@ class Writer:
         clock: Tells the time, in seconds since the epoch.
         expire: Ends the attempts that are due.
         announce: Called after a commit, with whether work was queued and the ids of rollouts that ended.
+        committed: Called after a commit, with about how many bytes were written.
         translate: Turns an error of SQLite into one of the store's.
     """
 
@@ -170,8 +178,10 @@ class Writer:
         clock: Callable[[], float],
         expire: Operation[None],
         announce: Callable[[bool, list[str]], None],
+        committed: Callable[[int], None],
         translate: Callable[[sqlite3.Error], BaseException],
     ) -> None:
+        self._committed = committed
         self._connect = connect
         self._clock = clock
         self._expire = expire
@@ -268,6 +278,7 @@ class Writer:
                 break
         transaction.finish()
         connection.execute("COMMIT")
+        self._committed(transaction.volume)
         if transaction.queued or transaction.ended:
             self._announce(transaction.queued, transaction.ended)
         return jobs[:done]
