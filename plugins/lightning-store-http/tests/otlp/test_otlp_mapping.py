@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning_store_http.otlp.incoming import LATEST, read_request
 from lightning_store_http.otlp.outgoing import write_request
@@ -166,7 +166,8 @@ def over_the_wire(request: ExportTraceServiceRequest) -> ExportTraceServiceReque
     return ExportTraceServiceRequest.FromString(request.SerializeToString())
 
 
-@given(st.lists(stored_spans(), max_size=4, unique_by=lambda span: span.span_id))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(stored_spans(), max_size=2, unique_by=lambda span: span.span_id))
 def test_stored_spans_come_back_as_they_were(spans: list[Span]) -> None:
     request, refused = write_request(spans)
     incoming = read_request(over_the_wire(request), {})
@@ -354,6 +355,35 @@ def test_spans_are_read_in_the_order_in_which_they_ended(
     request.resource_spans[0].scope_spans.add(spans=[same, make_span(1)])
     read = read_request(request, {}).spans
     assert [span.name for span in read] == ["span 1", "span 3", "span 3, too", "span 5", "span 7"]
+
+
+def test_a_parent_comes_after_its_children_whatever_the_clock_says(
+    make_span: MakeSpan, make_request: MakeRequest
+) -> None:
+    def child_of(parent: int, number: int) -> OtlpSpan:
+        return make_span(number, parent_span_id=parent.to_bytes(8, "big"))
+
+    # 1 is the parent of 2, which is the parent of 5; 3 and 4 are others.
+    request = make_request(
+        *(make_span(1), child_of(1, 2), make_span(3), child_of(99, 4), child_of(2, 5), make_span(6)),
+        resource={"lightning.rollout_id": "ro"},
+    )
+    read = read_request(request, {}).spans
+    assert [span.name for span in read] == ["span 3", "span 4", "span 5", "span 2", "span 1", "span 6"]
+
+
+def test_spans_that_are_their_own_ancestors_are_kept(make_span: MakeSpan, make_request: MakeRequest) -> None:
+    loop = [make_span(n, parent_span_id=(3 - n).to_bytes(8, "big")) for n in (2, 1)]
+    own = make_span(4, parent_span_id=(4).to_bytes(8, "big"))
+    request = make_request(own, *loop, make_span(3), resource={"lightning.rollout_id": "ro"})
+    read = read_request(request, {}).spans
+    assert [span.name for span in read] == ["span 1", "span 2", "span 3", "span 4"]
+
+
+def test_a_long_chain_of_spans_is_ordered(make_span: MakeSpan, make_request: MakeRequest) -> None:
+    chain = [make_span(n, parent_span_id=(n - 1).to_bytes(8, "big")) for n in range(1, 5_001)]
+    read = read_request(make_request(*chain, resource={"lightning.rollout_id": "ro"}), {}).spans
+    assert [span.name for span in read] == [span.name for span in reversed(chain)]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from lightning_core.types import (
 
 from .extras import parse_extra
 from .names import ATTEMPT_HEADER, ATTEMPT_ID, EXTRA, ROLLOUT_HEADER, ROLLOUT_ID, SEQUENCE_ID
+from .ordering import order_spans
 from .values import nanoseconds, read_attributes, read_trace_state, seconds, write_trace_state
 
 __all__ = ["KINDS", "LATEST", "STATUSES", "Incoming", "derived_flags", "read_request"]
@@ -34,7 +35,6 @@ LATEST = "latest"
 KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 STATUSES = {0: "UNSET", 1: "OK", 2: "ERROR"}
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
-_UNFINISHED = 2**64
 
 
 class Incoming(NamedTuple):
@@ -62,9 +62,10 @@ def read_request(request: ExportTraceServiceRequest, headers: Mapping[str, str])
     Where the span's attributes, its resource's and the request's ``headers`` disagree, the first of these that names a
     rollout counts. An attempt counts if it is named there or further to the front, and is the latest otherwise.
 
-    Spans of one nanosecond stay in the order of the request, and those without an end come last.
+    See :func:`~lightning_store_http.otlp.ordering.order_spans` on their order.
     """
-    ended: list[tuple[int, Span]] = []
+    spans: list[Span] = []
+    ends: list[int] = []
     rejected: Counter[str] = Counter()
     sender = _Owner(headers.get(ROLLOUT_HEADER, ""), headers.get(ATTEMPT_HEADER, ""))
     for resource_spans in request.resource_spans:
@@ -84,9 +85,9 @@ def read_request(request: ExportTraceServiceRequest, headers: Mapping[str, str])
                 except ValueError as error:
                     rejected[str(error)] += 1
                 else:
-                    ended.append((span.end_time_unix_nano or _UNFINISHED, stored))
-    ended.sort(key=lambda item: item[0])
-    return Incoming([span for _, span in ended], rejected)
+                    spans.append(stored)
+                    ends.append(span.end_time_unix_nano)
+    return Incoming(order_spans(spans, ends), rejected)
 
 
 def _owner(attributes: Attributes) -> _Owner:
