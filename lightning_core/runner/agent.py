@@ -8,16 +8,16 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning_core.errors import ConfigurationError
+from lightning_core.errors import ConfigurationError, StoreClosedError
 from lightning_core.litagent.agent import LitAgent
 from lightning_core.plugin.lifecycle import LifecycleHooks, collect_hooks
 from lightning_core.runner.attempt import RunOfAttempt, Workplace
 from lightning_core.runner.base import BaseRunner
-from lightning_core.runner.ending import Ending
+from lightning_core.runner.ending import Ending, describe
 from lightning_core.runner.heartbeat import Heartbeat
 from lightning_core.runner.identity import claim_worker_id, release_worker_id
 from lightning_core.runner.intake import BatchResources, Intake, Stop, is_over
-from lightning_core.runner.outage import Outage
+from lightning_core.runner.outage import Outage, is_transient
 from lightning_core.runner.threads import AgentThreads
 from lightning_core.store.base import LightningStore
 from lightning_core.tracer.base import BaseTracer
@@ -279,9 +279,17 @@ class AgentRunnerV2(BaseRunner[T_task]):
         """Run one rollout; whatever happens is recorded or logged."""
         try:
             ending: Ending = await attempt.run()
-        except Exception:
+        except Exception as error:
             # The store did not take the result. The lease will expire, and the rollout is retried or fails.
-            logger.exception("the result of rollout %s could not be reported", attempt.rollout_id)
+            expected = is_transient(error) or isinstance(error, StoreClosedError)
+            notes = "; ".join(getattr(error, "__notes__", ()))
+            logger.error(
+                "the result of rollout %s could not be reported: %s%s",
+                attempt.rollout_id,
+                describe(error),
+                f" ({notes})" if notes else "",
+                exc_info=None if expected else error,
+            )
             return
         if ending.error is not None and ending.status != "cancelled":
             logger.warning(

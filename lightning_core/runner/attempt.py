@@ -25,7 +25,7 @@ from lightning_core.plugin.lifecycle import HookCall, LifecycleHooks
 from lightning_core.runner.ending import Ending, agent_ending
 from lightning_core.runner.heartbeat import Heartbeat
 from lightning_core.runner.lifecycle import dispatch
-from lightning_core.runner.outage import Outage, is_transient
+from lightning_core.runner.outage import LAST_SECONDS, Outage, is_transient
 from lightning_core.runner.outcome import outcome_spans
 from lightning_core.runner.threads import AgentThreads
 from lightning_core.store.base import LightningStore
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["RunOfAttempt", "Workplace"]
 
 logger = logging.getLogger(__name__)
-
-LAST_REPORT_SECONDS = 5.0
-"""How long a rollout that is cancelled while it is reported still tries to be."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class RunOfAttempt:
                 await self._place.outage.outlast(report)
             except asyncio.CancelledError:
                 # It may not have arrived. Reporting the same end again changes nothing.
-                async with asyncio.timeout(LAST_REPORT_SECONDS):
+                async with asyncio.timeout(LAST_SECONDS):
                     await report()
                 raise
         except Exception as error:
@@ -172,12 +169,15 @@ class RunOfAttempt:
         except TraceError as error:
             failure = error
         if failure is not None and processor is not None and is_transient(failure):
+            place.outage.failed(failure.__cause__ or failure)
             try:
-                place.outage.failed(failure.__cause__ or failure)
                 await place.outage.outlast(processor.flush)
                 failure = None
             except TraceError as error:
                 failure = error
+            except TimeoutError:
+                # Cancelled, and no time was left.
+                pass
         if ending.error is None and outcome.error is not None:
             ending = Ending.failed("agent_error", outcome.error)
         if failure is not None:

@@ -151,9 +151,10 @@ class Heartbeat:
             # The runner will notice, too.
             return
         except Exception as error:
-            if not is_transient(error):
+            if is_transient(error):
+                self._outage.failed(error)
+            else:
                 logger.exception("%s: the heartbeat failed", self._worker_id)
-            self._outage.failed(error)
             return
         self._outage.answered()
         for key in active:

@@ -7,8 +7,8 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from lightning_core.errors import LightningError, NoResourcesError, StoreClosedError
-from lightning_core.runner.outage import Outage, is_transient, pauses
+from lightning_core.errors import LightningError, NoResourcesError
+from lightning_core.runner.outage import LAST_SECONDS, Outage, is_transient, pauses
 from lightning_core.store.base import LightningStore
 from lightning_core.types import AttemptedRollout, NamedResources, ResourcesUpdate
 
@@ -129,20 +129,20 @@ class Intake:
         await asyncio.wait({asking})
         if asking.cancelled() or asking.exception() is not None:
             return
-        for rollout in asking.result():
-            try:
-                await self._store.update_attempt(
-                    rollout.rollout_id,
-                    rollout.attempt.attempt_id,
-                    status="cancelled",
-                    reason="cancelled",
-                    metadata={"error": "cancelled before it began"},
-                )
-            except StoreClosedError:
-                return
-            except Exception as error:
-                # Its lease will expire.
-                logger.warning("rollout %s was taken and not begun: %s", rollout.rollout_id, error)
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                for rollout in asking.result():
+                    await self._store.update_attempt(
+                        rollout.rollout_id,
+                        rollout.attempt.attempt_id,
+                        status="cancelled",
+                        reason="cancelled",
+                        metadata={"error": "cancelled before it began"},
+                    )
+        except Exception as error:
+            logger.warning(
+                "%s: rollouts were taken and not begun; their leases will expire: %s", self._worker_id, error
+            )
 
 
 class BatchResources:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lightning_core.errors import TraceError
 
-__all__ = ["Outage", "is_transient", "pauses"]
+__all__ = ["LAST_SECONDS", "Outage", "is_transient", "pauses"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,10 @@ T = TypeVar("T")
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+_QUIET_SECONDS = 60.0
+
+LAST_SECONDS = 5.0
+"""How long what is cancelled may still take to reach the store, in seconds."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -54,6 +58,8 @@ class Outage:
         self._over = over
         self._since: float | None = None
         self._error: BaseException | None = None
+        self._said = False
+        self._quiet_until = 0.0
 
     @property
     def seconds(self) -> float:
@@ -69,8 +75,13 @@ class Outage:
     def failed(self, error: BaseException) -> None:
         """Note that a call has failed."""
         self._error = error
-        if self._since is None:
-            self._since = time.monotonic()
+        if self._since is not None:
+            return
+        now = self._since = time.monotonic()
+        # A store of which only a part works is away and back all the time.
+        self._said = now >= self._quiet_until
+        if self._said:
+            self._quiet_until = now + _QUIET_SECONDS
             logger.error(
                 "%s: the store is away (%s: %s); trying again for up to %g s. What runs goes on",
                 self._worker_id,
@@ -82,15 +93,22 @@ class Outage:
     def answered(self) -> None:
         """Note that a call has succeeded."""
         since, self._since = self._since, None
-        if since is not None:
+        if since is not None and self._said:
             logger.warning("%s: the store is back after %.1f s", self._worker_id, time.monotonic() - since)
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it succeeds or has failed for ``retry_seconds``; another error than the store's is raised at once.
+        """Call until it succeeds or has failed for ``retry_seconds``; within a cancelled task only for a moment.
 
         Raises:
-            Exception: What the last call raised.
+            Exception: What the last call raised; at once if it was not for the store's being away.
         """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            async with asyncio.timeout(LAST_SECONDS):
+                return await self._outlast(call)
+        return await self._outlast(call)
+
+    async def _outlast(self, call: Callable[[], Awaitable[T]]) -> T:
         give_up: float | None = None
         for pause in pauses():
             try:
@@ -105,7 +123,6 @@ class Outage:
                     raise
                 await asyncio.sleep(pause)
             else:
-                if self._since is not None:
-                    self.answered()
+                self.answered()
                 return result
         raise AssertionError("the pauses never end")

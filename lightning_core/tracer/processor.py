@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SPANS = 512
 """Ended spans after which a running trace is flushed, and the most that are written in one call."""
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 3.0
 """Age of the last flush after which the next ended span has the trace flushed."""
 PAUSE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 """How long a running trace waits after its first, second, … failed flush in a row before it tries again."""
@@ -135,7 +135,7 @@ class LightningSpanProcessor(SpanProcessor):
         if loop is None or self._flush_asked:
             return
         now = time.monotonic()
-        if self._failures and now < self._retry_time:
+        if self._failures and not self._closed and now < self._retry_time:
             return
         if waiting + 1 >= FLUSH_SPANS or self._closed or now - self._flush_time >= FLUSH_SECONDS:
             self._flush_asked = True

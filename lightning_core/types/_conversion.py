@@ -53,7 +53,9 @@ def convert_span(span: ReadableSpan, rollout_id: str, attempt_id: str, sequence_
     parent = _convert_parent(span.parent)
     status = span.status
     start_time, end_time = span.start_time, span.end_time
-    events, links = span.events, span.links
+    # The SDK's properties make a tuple anew; nearly always it is empty, which the list behind them tells at once.
+    events = span.events if getattr(span, "_events", True) else None
+    links = span.links if getattr(span, "_links", True) else None
     values: dict[str, Any] = {
         "rollout_id": rollout_id,
         "attempt_id": attempt_id,
