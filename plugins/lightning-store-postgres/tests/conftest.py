@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from lightning_store_postgres.testing import PostgresServer, find_server_binaries
+from lightning_store_postgres.testing import PostgresServer, find_fast_directory, find_server_binaries
 
 _numbers = count()
 
@@ -21,7 +21,7 @@ def postgres_url() -> Iterator[str]:
         return
     if find_server_binaries() is None:
         pytest.skip("no PostgreSQL server: install Debian's postgresql, or set LIGHTNING_TEST_POSTGRES=URL")
-    with PostgresServer() as server:
+    with PostgresServer(directory=find_fast_directory()) as server:
         yield server.url
 
 

@@ -45,3 +45,8 @@ class TestPostgresLightningStore(StoreConformance):
 
 class TestPackage(PluginPackageConformance):
     distribution = "lightning-store-postgres"
+
+    @pytest.fixture(autouse=True)
+    def settings_of_the_server(self, postgres_url: str, schema: str) -> None:
+        settings = {"url": postgres_url, "schema": schema}
+        self.settings = {"store.postgres": settings, "store.postgresql": settings}

@@ -1,4 +1,4 @@
-"""What an open store runs on: an event loop on a thread of its own, with all its connections. It belongs to one process."""
+"""What an open store runs on in one process: an event loop on a thread of its own, with all its connections."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Engine:
         self._reads = Queue(self._loop)
         self._workers: list[asyncio.Task[None]] = []
         self._helpers: list[asyncio.Task[None]] = []
-        self._expiring: asyncio.Task[Any] | None = None
+        self._expiring: asyncio.Future[Any] | None = None
         self._since_fold = 0
         self._notifier = Notifier(settings, self._read_here)
         self._listener = Listener(settings, self.room, self._notifier.token, self.expire)
@@ -131,7 +131,7 @@ class Engine:
     async def expire(self) -> None:
         """End what is due; those who ask while that is under way share it."""
         if self._expiring is None or self._expiring.done():
-            self._expiring = asyncio.ensure_future(self._submit(self._writes, Look(), 0))
+            self._expiring = self._submit(self._writes, Look(), 0)
         await asyncio.shield(self._expiring)
 
     async def _read_here(self, statement: Statement) -> PGresult:

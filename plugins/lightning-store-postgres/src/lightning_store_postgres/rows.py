@@ -78,7 +78,7 @@ def read_whole(row: Sequence[Value]) -> tuple[int, RolloutV2, int]:
     """Make a rollout of :data:`WHOLE`; returns its number and the sequence id of its latest attempt, too."""
     no, rollout, seq = read_brief(row[:7])
     start, mode, resources_id, key, metadata, input_ = row[7:13]
-    rollout.__dict__.update(
+    whole = rollout.replace(
         start_time=real(start),
         mode=string(mode),
         resources_id=string(resources_id),
@@ -86,7 +86,7 @@ def read_whole(row: Sequence[Value]) -> tuple[int, RolloutV2, int]:
         metadata=_json(metadata),
         input=_json(input_),
     )
-    return no, rollout, seq
+    return no, whole, seq
 
 
 def read_attempt(rollout_id: str, row: Sequence[Value]) -> Attempt:
