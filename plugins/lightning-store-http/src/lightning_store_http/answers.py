@@ -7,13 +7,12 @@ were held up in the network do.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-
-import asyncio
 
 from .failures import RequestError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hmac
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +21,13 @@ from .batch import answer_batch
 from .bodies import Disconnected, header
 from .failures import RequestError, describe, status_of
 from .rest import rest_routes
-from .service import Limits, Service, identify
+from .service import Limits, Service
 from .wire import API_PATH, BATCH_PATH, EXPECT_HEADER, JSON, NONCE_HEADER, OVER_HEADER, pack_json
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
+
+    from .otlp import Forwarder
 
 __all__ = ["StoreApp", "create_app"]
 
@@ -49,14 +52,28 @@ def create_app(
         limits: What is taken and granted.
         forward_to: An OTLP endpoint that gets a copy of every span, such as ``http://127.0.0.1:4318``.
     """
-    return StoreApp(Service(store, nonce or identify(store), token, limits or Limits()))
+    forwarder = None
+    if forward_to is not None:
+        from .otlp import Forwarder, forwarding
+
+        forwarder = Forwarder(forward_to)
+        store = forwarding(store, forwarder)
+    return StoreApp(Service(store, nonce, token, limits or Limits()), forwarder)
 
 
 class StoreApp:
-    """The ASGI application of one service."""
+    """The ASGI application of one service.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        service: What it serves.
+        forwarder: Started and stopped along with the application.
+    """
+
+    def __init__(self, service: Service, forwarder: Forwarder | None = None) -> None:
+        from .otlp import routes
+
         self.service = service
+        self._forwarder = forwarder
         self._token = service.token.encode() if service.token is not None else None
         self._router = Starlette(
             routes=[
@@ -64,6 +81,7 @@ class StoreApp:
                 Route(f"{API_PATH}/store", self._describe, methods=["GET"]),
                 Route(BATCH_PATH, self._batch, methods=["POST"]),
                 *rest_routes(service),
+                *routes(service.store, max_body_bytes=service.limits.max_body_bytes),
             ],
             exception_handlers={
                 HTTPException: self._refuse,
@@ -77,10 +95,11 @@ class StoreApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._live(receive, send)
             return
         if scope["type"] != "http":
             return
+        await self.service.identify()
         answer = _Answer(self.service, scope, send)
         try:
             self._admit(scope)
@@ -96,11 +115,22 @@ class StoreApp:
                 raise
             await answer.send_error(error)
 
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "lifespan.startup":
+            if self._forwarder is not None:
+                self._forwarder.start()
+            await send({"type": "lifespan.startup.complete"})
+        if self._forwarder is not None:
+            await asyncio.to_thread(self._forwarder.stop)
+        await send({"type": f"{message['type']}.complete"})
+
     def _admit(self, scope: Scope) -> None:
         expected = header(scope, EXPECT_HEADER.encode())
         if expected is not None and not hmac.compare_digest(expected.encode(), self.service.nonce.encode()):
             raise RequestError(
-                421, "this is another store than the one that the request is for", kind="StoreUnavailableError"
+                421,
+                "this is another store than the one that the request is for",
+                kind="StoreUnavailableError",
             )
         if scope["path"] == _HEALTH:
             return
@@ -108,7 +138,10 @@ class StoreApp:
             scheme, _, given = (header(scope, b"authorization") or "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
                 raise RequestError(
-                    401, "a valid token is needed", kind="Unauthorized", headers={"www-authenticate": "Bearer"}
+                    401,
+                    "a valid token is needed",
+                    kind="Unauthorized",
+                    headers={"www-authenticate": "Bearer"},
                 )
         if self.service.stopping:
             raise RequestError(503, "the server is stopping", kind="StoreUnavailableError")
@@ -187,11 +220,3 @@ class _Answer:
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(pack_json(value), status, headers, JSON)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -280,5 +280,3 @@ class Statistics(Arguments):
     """Arguments of ``statistics``."""
 
     run_id: str | None = None
-
-

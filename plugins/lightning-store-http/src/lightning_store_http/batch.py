@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lightning_core.errors import LightningError, UnserializableValueError
 from lightning_core.types import AttemptedRollout
@@ -147,7 +147,9 @@ async def _writable(service: Service, result: tuple[bool, Any]) -> tuple[bool, A
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         for rollout in _taken(result):
             await _refuse(service, rollout, error)
-        return False, describe(UnserializableValueError(f"the store holds what the network cannot carry: {error}"))
+        return False, describe(
+            UnserializableValueError(f"the store holds what the network cannot carry: {error}")
+        )
     return result
 
 

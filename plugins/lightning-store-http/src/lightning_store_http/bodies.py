@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Disconnected", "check_encoded_spans", "content_type", "read_body"]
 
 
-class Disconnected(Exception):  # noqa: N818 - nobody is left to whom it would be an error
+class Disconnected(Exception):
     """The client has gone before its request was complete."""
 
 

@@ -150,7 +150,9 @@ class Channel:
         self._check_open()
         number = self._waiting_numbers.draw() if call.writes else None
         request = asyncio.ensure_future(
-            self._exchange([call], self._waiting_numbers, number, time.monotonic() + self._retry_seconds + wait, wait)
+            self._exchange(
+                [call], self._waiting_numbers, number, time.monotonic() + self._retry_seconds + wait, wait
+            )
         )
         try:
             await asyncio.wait({request, self._closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -283,7 +285,9 @@ class Channel:
             try:
                 results = unpack(response.content_type, answer, strict=False)
             except WireError as error:
-                raise StoreError(f"the server at {self._peer.url} gave an answer that is none: {error}") from None
+                raise StoreError(
+                    f"the server at {self._peer.url} gave an answer that is none: {error}"
+                ) from None
         if not isinstance(results, list) or len(results) != number:
             raise StoreError(f"the server at {self._peer.url} did not answer every operation of a request")
         return results

@@ -135,7 +135,9 @@ class LightningStoreClient(LightningStore):
         channel = await self._channel()
         return await channel.call(_write(name, arguments))
 
-    async def _call_alone(self, name: str, *, wait: float = 0.0, withdraw: bool = False, **arguments: Any) -> Any:
+    async def _call_alone(
+        self, name: str, *, wait: float = 0.0, withdraw: bool = False, **arguments: Any
+    ) -> Any:
         channel = await self._channel()
         return await channel.call_alone(_write(name, arguments), wait=wait, withdraw=withdraw)
 
@@ -209,8 +211,11 @@ class LightningStoreClient(LightningStore):
                 "dequeue_rollouts",
                 wait=granted,
                 withdraw=True,
-                **{"limit": max(limit, 0), "worker_id": worker_id, "run_id": run_id, "request_id": request_id},
-                **({"wait_": granted}),
+                limit=max(limit, 0),
+                worker_id=worker_id,
+                run_id=run_id,
+                request_id=request_id,
+                wait_=granted,
             )
             left = give_up - time.monotonic()
             if taken or left <= 0 or limit <= 0 or (self._peer.over and not over):
@@ -236,7 +241,9 @@ class LightningStoreClient(LightningStore):
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
     ) -> Span:
         """Store a span of the OpenTelemetry SDK and return it as stored; see the contract."""
-        return await self.add_span(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
+        return await self.add_span(
+            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+        )
 
     async def add_spans(self, spans: Sequence[Span]) -> int:
         """Store spans, all or none; see the contract."""
@@ -404,7 +411,9 @@ class LightningStoreClient(LightningStore):
         """Store resources as the next version of ``resources_id``, and make them the latest."""
         return await self._store_resources("update_resources", resources_id, resources)
 
-    async def _store_resources(self, name: str, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+    async def _store_resources(
+        self, name: str, resources_id: str, resources: NamedResources
+    ) -> ResourcesUpdate:
         # Validated here, so that bad ones are refused as a store in this process refuses them.
         update = ResourcesUpdate(resources_id=resources_id, resources=resources)
         values = update.model_dump(mode="json", include={"resources"})["resources"]
@@ -511,5 +520,3 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _draw_key() -> str:
     return KEY_PREFIX + secrets.token_hex(8)
-
-

@@ -46,7 +46,9 @@ def _ask(peer: Peer) -> dict[str, Any]:
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = connect(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request("GET", f"{API_PATH}/store", headers=peer.headers() | {"Accept-Encoding": "identity"})
+        connection.request(
+            "GET", f"{API_PATH}/store", headers=peer.headers() | {"Accept-Encoding": "identity"}
+        )
         response = connection.getresponse()
         body = response.read()
         headers: Message = response.headers

@@ -43,7 +43,9 @@ class Peer:
         except ValueError:
             fits = False
         if not fits or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ConfigurationError(f"the URL of a store's server looks like http://host:4747, not like {url!r}")
+            raise ConfigurationError(
+                f"the URL of a store's server looks like http://host:4747, not like {url!r}"
+            )
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError(
                 f"give the token of the server at {parts.hostname} as token=… or in the variable {TOKEN_VARIABLE}, "
@@ -114,5 +116,7 @@ class Peer:
         if status in _TRY_AGAIN:
             raise Unanswered(f"it answered {status}")
         if description is None:
-            raise StoreError(f"the server at {self.url} answered with status {status}; is it a server of stores?")
+            raise StoreError(
+                f"the server at {self.url} answered with status {status}; is it a server of stores?"
+            )
         raise restore(description)

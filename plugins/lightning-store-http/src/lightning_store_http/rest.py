@@ -70,7 +70,9 @@ def _read_query(request: Request, model: type[Arguments]) -> dict[str, Any]:
 async def _read_json(request: Request, operation: Operation, limit: int) -> dict[str, Any]:
     body = await read_body(request.scope, request.receive, limit)
     if request.query_params:
-        raise RequestError(422, f"{next(iter(request.query_params))[:100]}: arguments of this request go into its body")
+        raise RequestError(
+            422, f"{next(iter(request.query_params))[:100]}: arguments of this request go into its body"
+        )
     if not body:
         return {}
     if content_type(request.scope) != JSON:
@@ -92,7 +94,9 @@ def list_fields(model: type[Arguments]) -> frozenset[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
         annotation: Any = field.annotation
-        options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+        options = (
+            get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+        )
         if any(get_origin(option) is list for option in options):
             found.add(name)
     return frozenset(found)

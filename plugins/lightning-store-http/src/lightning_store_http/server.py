@@ -83,6 +83,7 @@ class LightningStoreServer:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._over = False
+        self._failure: Exception | None = None
 
     @property
     def port(self) -> int:
@@ -105,7 +106,9 @@ class LightningStoreServer:
         if self._app is not None:
             return self._app.service.nonce
         if self._nonce is None:
-            raise ExecutionError("the server has no nonce before it has started: call start() first")
+            raise ExecutionError(
+                "the nonce of a store is known once its server has started: call start() first"
+            )
         return self._nonce
 
     def start(self) -> None:
@@ -147,7 +150,7 @@ class LightningStoreServer:
         self._thread.start()
         if not ready.wait(_START_SECONDS) or not self._server.started:
             self.stop()
-            raise ExecutionError(f"the server at {self.url} did not start")
+            raise ExecutionError(f"the server at {self.url} did not start") from self._failure
 
     def stop(self) -> None:
         """Answer those who wait, finish what is being answered, and stop."""
@@ -194,12 +197,24 @@ class LightningStoreServer:
     def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
-                runner.run(_serve(server, listener, ready))
-        except Exception:
-            logger.exception("the server at %s ended abnormally", self.url)
+                runner.run(self._serve(server, listener, ready))
+        except Exception as error:
+            if not server.started:
+                self._failure = error
+            else:
+                logger.exception("the server at %s ended abnormally", self.url)
         finally:
             listener.close()
             ready.set()
+
+    async def _serve(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+        assert self._app is not None
+        await self._app.service.identify()
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.002)
+        ready.set()
+        await serving
 
     def __enter__(self) -> Self:
         self.start()
@@ -218,14 +233,6 @@ class LightningStoreServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.005)
-    ready.set()
-    await serving
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 import weakref
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "Outcome", "Service", "identify"]
 
+_IDENTITY: Final = "lightning-store-http"
 _nonces: Final[weakref.WeakKeyDictionary[LightningStore, str]] = weakref.WeakKeyDictionary()
 
 
@@ -41,14 +41,17 @@ class Limits:
     max_wait: float = 25.0
 
 
-def identify(store: LightningStore) -> str:
-    """Return the nonce of a store: that of its data if they are durable, else one for this very object."""
-    if store.capabilities.durable:
-        return hashlib.sha256(f"lightning-store {store.location}".encode()).hexdigest()[:32]
-    nonce = _nonces.get(store)
-    if nonce is None:
-        _nonces[store] = nonce = secrets.token_hex(16)
-    return nonce
+async def identify(store: LightningStore) -> str:
+    """Return the nonce of a store: one that is kept with its data if they are durable, else one for this very object.
+
+    So a server that was restarted with the same data is known to its clients, and one that has lost them is not.
+    """
+    if not store.capabilities.durable:
+        return _nonces.setdefault(store, secrets.token_hex(16))
+    while (state := await store.load_run_state(_IDENTITY)) is None:
+        # Then read again: of two servers that begin at once, the last one's is kept.
+        await store.save_run_state(_IDENTITY, {"nonce": secrets.token_hex(16)})
+    return str(state["nonce"])
 
 
 class Outcome(NamedTuple):
@@ -68,20 +71,31 @@ class Service:
 
     Args:
         store: What is served.
-        nonce: Tells this store from others.
+        nonce: Tells this store from others; ``None`` for the store's own.
         token: What clients must show; ``None`` lets in everybody.
         limits: What is taken and granted.
     """
 
-    def __init__(self, store: LightningStore, nonce: str, token: str | None, limits: Limits) -> None:
+    def __init__(self, store: LightningStore, nonce: str | None, token: str | None, limits: Limits) -> None:
         self.store = store
-        self.nonce = nonce
+        self._nonce = nonce
         self.token = token
         self.limits = limits
         self.answers = Answers()
         self.over = False
         self.stopping = False
         self.waits: set[_Wait] = set()
+
+    @property
+    def nonce(self) -> str:
+        """Tells this store from others; known once :meth:`identify` was called."""
+        assert self._nonce is not None
+        return self._nonce
+
+    async def identify(self) -> None:
+        """Find out the nonce of the store."""
+        if self._nonce is None:
+            self._nonce = await identify(self.store)
 
     def announce_end(self, over: bool) -> None:
         """Say on every answer that the run is over, and answer at once those who wait for work; from any thread."""

@@ -36,7 +36,7 @@ EXPECT_HEADER: Final = "lightning-store-expect"
 """On a request: the nonce of the store that it is for."""
 OVER_HEADER: Final = "lightning-run-over"
 """On an answer: the run is over, and there will be no more work."""
-TOKEN_VARIABLE: Final = "LIGHTNING_CORE_STORE_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN_VARIABLE: Final = "LIGHTNING_CORE_STORE_TOKEN"
 
 
 class WireError(ValueError):
@@ -75,9 +75,7 @@ def unpack(content_type: str, body: bytes, *, strict: bool = True) -> Any:
     try:
         if content_type == MSGPACK:
             limits: dict[str, Any] = {"max_bin_len": 0, "max_ext_len": 0} if strict else {}
-            return msgpack.unpackb(
-                body, strict_map_key=strict, unicode_errors="surrogatepass", **limits
-            )
+            return msgpack.unpackb(body, strict_map_key=strict, unicode_errors="surrogatepass", **limits)
         return decode(body.decode())
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"the body is no {content_type}: {error}") from None
