@@ -1,5 +1,9 @@
-"""Finds the prompt with which a small model does sums best. `nox -s quickstart` runs it; `--smoke` is shorter."""
+"""Finds the prompt with which a small model does sums best. `nox -s quickstart` runs it; `--smoke` is shorter.
 
+`--resume` goes on with the newest run that did not come to its end, and `--resume RUN` with that one.
+"""
+
+import argparse
 import os
 import re
 import sys
@@ -40,7 +44,11 @@ async def solve(task: dict[str, str], prompt_template: PromptTemplate, llm: LLM)
 
 
 if __name__ == "__main__":
-    smoke = "--smoke" in sys.argv
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--resume", nargs="?", const=True, metavar="RUN")
+    arguments = parser.parse_args()
+    smoke = arguments.smoke
     sums = reasoning_gym.create_dataset("basic_arithmetic", size=300, seed=1, **SUMS)
     # Questions repeat, and those of the worked examples would give their answers away.
     answers = {one["question"]: one["answer"] for one in sums if one["question"] not in WORKED}
@@ -55,5 +63,5 @@ if __name__ == "__main__":
         engine="endpoint" if "OPENAI_BASE_URL" in os.environ else "llamacpp",
         n_runners=4,
     )
-    result = trainer.fit(solve, tasks[50:], val_data=tasks[: 4 if smoke else 50])
+    result = trainer.fit(solve, tasks[50:], val_data=tasks[: 4 if smoke else 50], resume=arguments.resume)
     print(f"\nTo see this run again: {sys.executable} -m lightning_core runs show --store {result.store}")

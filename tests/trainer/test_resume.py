@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,15 @@ def without_times(result: dict[str, Any] | None) -> dict[str, Any]:
     return {"metrics": metrics, "best": result["best_resources"], "status": result["status"]}
 
 
-@pytest.mark.parametrize("algorithm", ["drawing", "plain", "search", "baseline"])
+SEARCH = pytest.param(
+    "search",
+    marks=pytest.mark.skipif(
+        find_spec("lightning_algorithm_search") is None, reason="the search is a plugin"
+    ),
+)
+
+
+@pytest.mark.parametrize("algorithm", ["drawing", "plain", SEARCH, "baseline"])
 def test_a_killed_run_goes_on_where_it_was(algorithm: str, uninterrupted: Any, tmp_path: Path):
     expected, calm = uninterrupted(algorithm)
     stormy = Script(tmp_path, algorithm)
@@ -117,7 +126,7 @@ def test_a_killed_run_goes_on_where_it_was(algorithm: str, uninterrupted: Any, t
     assert 1 <= extra.total() <= 2
 
 
-@pytest.mark.parametrize("algorithm", ["drawing", "search"])
+@pytest.mark.parametrize("algorithm", ["drawing", SEARCH])
 def test_a_run_may_be_killed_again_and_again(algorithm: str, uninterrupted: Any, tmp_path: Path):
     expected, calm = uninterrupted(algorithm)
     stormy = Script(tmp_path, algorithm)
