@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from lightning_core.errors import StoreClosedError
+from lightning_core.errors import StoreUnavailableError
 
-from . import queries, reporting, schema
+from . import reporting, schema
 from .checkpoint import Checkpointer
+from .readers import Due, Readers
 from .waiting import Waiter, WaitingRoom, Watcher
 from .writer import Operation, Writer
 
 __all__ = ["Engine", "Settings", "discard", "remove_database", "temporary_path"]
 
 T = TypeVar("T")
-
-# Reads are short; more threads would only wait for each other.
-_READERS = 2
 
 
 class Settings:
@@ -87,10 +84,15 @@ class Engine:
         # The latest call of each request that is under way.
         self.requests: WeakValueDictionary[tuple[str | None, str | None], Any] = WeakValueDictionary()
         schema.prepare(settings.path, synchronous=settings.synchronous, busy_timeout=settings.busy_timeout)
+        self._identity = self._identify()
         self._closed = False
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="lightning-sqlite-reader")
         self._lock = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
+        self._readers = Readers(
+            connect=settings.connect,
+            clock=settings.clock,
+            require_file=self._require_file,
+            translate=self._translate,
+        )
         self._watcher: Watcher | None = None
         self._checkpointer = Checkpointer(settings.connect)
         self._writer = Writer(
@@ -100,10 +102,32 @@ class Engine:
             announce=self.room.announce,
             committed=self._checkpointer.note,
             translate=self._translate,
+            require_file=self._require_file,
         )
 
-    def _translate(self, error: sqlite3.Error) -> BaseException:
-        return schema.translate_error(error, self.settings.path)
+    def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.Error | UnicodeEncodeError | OverflowError):
+            return schema.translate_error(error, self.settings.path)
+        return error
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            found = self.settings.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _require_file(self) -> None:
+        """Refuse to go on with a file that has lost its name: nobody would find again what is written to it.
+
+        Raises:
+            StoreUnavailableError: If it was deleted, moved or replaced.
+        """
+        if self._identify() != self._identity:
+            raise StoreUnavailableError(
+                f"{self.settings.path} was deleted, moved or replaced while in use: move it back, or open the store "
+                "again"
+            )
 
     async def write(self, operation: Operation[T]) -> T:
         """Run an operation, and return its result once it is on disk."""
@@ -120,43 +144,11 @@ class Engine:
             StoreClosedError: If the store is closed.
             StoreUnavailableError: If the file cannot be read.
         """
-        done, result = await self._submit(query, True)
-        if not done:
+        result = await self._readers.run(query, check=True)
+        if isinstance(result, Due):
             await self._writer.write(_nothing)
-            _, result = await self._submit(query, False)
-        return result  # pyright: ignore[reportReturnType] - set unless something was due
-
-    def _submit(
-        self, query: Callable[[sqlite3.Connection], T], check: bool
-    ) -> asyncio.Future[tuple[bool, T | None]]:
-        loop = asyncio.get_running_loop()
-        try:
-            return loop.run_in_executor(self._readers, self._query, query, check)
-        except RuntimeError as error:
-            # An executor says no more than this when it was shut down.
-            raise StoreClosedError("the store is closed; open it again") from error
-
-    def _query(self, query: Callable[[sqlite3.Connection], T], check: bool) -> tuple[bool, T | None]:
-        """Run a query; with ``check``, only if no attempt must be looked at first."""
-        try:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            connection = connection or self.settings.connect()
-            try:
-                # One snapshot for both, which also costs less than two.
-                connection.execute("BEGIN")
-                if check:
-                    due = queries.next_check(connection)
-                    if due is not None and due <= self.settings.clock():
-                        return False, None
-                return True, query(connection)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
-                with self._lock:
-                    self._idle.append(connection)
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+            result = await self._readers.run(query, check=False)
+        return cast("T", result)
 
     def new_waiter(self, pending: Iterable[str] = (), allowed: int = 0) -> Waiter:
         """Begin to wait for the end of these rollouts but ``allowed``, or for work; ``room.leave`` ends it."""
@@ -166,6 +158,7 @@ class Engine:
             if self._watcher is None and not self._closed:
                 self._watcher = Watcher(
                     connect=self.settings.connect,
+                    require_file=self._require_file,
                     room=self.room,
                     clock=self.settings.clock,
                     expire=lambda: self._writer.write_soon(_nothing),
@@ -182,9 +175,7 @@ class Engine:
             watcher = self._watcher
         if watcher is not None:
             watcher.close()
-        self._readers.shutdown()
-        for connection in self._idle:
-            connection.close()
+        self._readers.close()
         self._writer.close()
         self._checkpointer.close()
         self.room.wake_all()
@@ -200,7 +191,8 @@ def remove_database(path: Path) -> None:
     """Remove a temporary database and its directory."""
     for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
         file.unlink(missing_ok=True)
-    path.parent.rmdir()
+    with suppress(FileNotFoundError):
+        path.parent.rmdir()
 
 
 # Engines of a parent process. Closing an inherited connection could undo the parent's locks, so they are kept.

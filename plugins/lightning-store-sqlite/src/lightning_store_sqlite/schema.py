@@ -6,7 +6,12 @@ import sqlite3
 from pathlib import Path
 from typing import Literal
 
-from lightning_core.errors import StoreError, StoreSchemaError, StoreUnavailableError
+from lightning_core.errors import (
+    StoreError,
+    StoreSchemaError,
+    StoreUnavailableError,
+    UnserializableValueError,
+)
 
 from .checkpoint import BACKSTOP_PAGES
 
@@ -123,14 +128,23 @@ _MIGRATIONS: list[str] = [
 SCHEMA_VERSION = len(_MIGRATIONS)
 
 
-def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:
+def connect(
+    path: Path, *, synchronous: Synchronous, busy_timeout: float, create: bool = False
+) -> sqlite3.Connection:
     """Open a connection in autocommit mode; it may be used from any thread, by one at a time.
+
+    Without ``create``, a file that is gone stays so: it must not be taken for an empty store.
 
     Raises:
         sqlite3.Error: If the file cannot be opened.
     """
     connection = sqlite3.connect(
-        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+        f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}",
+        uri=True,
+        timeout=busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
     )
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -156,7 +170,7 @@ def prepare(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> Non
             f"{path} cannot be created, since there is no directory {path.parent}: create it first"
         )
     try:
-        connection = connect(path, synchronous=synchronous, busy_timeout=busy_timeout)
+        connection = connect(path, synchronous=synchronous, busy_timeout=busy_timeout, create=True)
     except sqlite3.Error as error:
         raise translate_error(error, path) from error
     try:
@@ -200,8 +214,12 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def translate_error(error: sqlite3.Error, path: Path) -> StoreError:
-    """Say in this project's terms what an error of SQLite means, and what to do."""
+def translate_error(error: Exception, path: Path) -> StoreError:
+    """Say in this project's terms what an error of SQLite, or of passing it a value, means, and what to do."""
+    if isinstance(error, UnicodeEncodeError | OverflowError):
+        return UnserializableValueError(
+            f"a name or a number cannot be stored, since it is no valid text, or too large: {error}"
+        )
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

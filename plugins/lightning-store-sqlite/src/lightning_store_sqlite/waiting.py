@@ -8,6 +8,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 
+from lightning_core.errors import StoreUnavailableError
+
 from . import queries
 
 __all__ = ["Waiter", "WaitingRoom", "Watcher"]
@@ -127,6 +129,7 @@ class Watcher:
 
     Args:
         connect: Opens a connection.
+        require_file: Raises if the file has lost its name.
         room: Who waits.
         clock: Tells the time, in seconds since the epoch.
         expire: Called when a live attempt must be looked at.
@@ -137,12 +140,14 @@ class Watcher:
         self,
         *,
         connect: Callable[[], sqlite3.Connection],
+        require_file: Callable[[], None],
         room: WaitingRoom,
         clock: Callable[[], float],
         expire: Callable[[], None],
         interval: float,
     ) -> None:
         self._connect = connect
+        self._require_file = require_file
         self._room = room
         self._clock = clock
         self._expire = expire
@@ -170,6 +175,7 @@ class Watcher:
                 if self._stopped.wait(self._interval):
                     return
                 try:
+                    self._require_file()
                     if connection is None:
                         connection = self._connect()
                         self._seen_end = _greatest_end(connection)
@@ -177,9 +183,11 @@ class Watcher:
                         self._room.wake_all()
                     self._look(connection)
                     failed = False
-                except sqlite3.Error as error:
+                except (sqlite3.Error, StoreUnavailableError) as error:
                     if not failed:
                         _log.warning("watching the store for changes fails, and is tried again: %s", error)
+                        # They look for themselves, and meet the error.
+                        self._room.wake_all()
                     failed = True
         finally:
             if connection is not None:

@@ -168,6 +168,7 @@ class Writer:
         expire: Ends the attempts that are due.
         announce: Called after a commit, with whether work was queued and the ids of rollouts that ended.
         committed: Called after a commit, with about how many bytes were written.
+        require_file: Raises if the file has lost its name.
         translate: Turns an error of SQLite into one of the store's.
     """
 
@@ -179,8 +180,10 @@ class Writer:
         expire: Operation[None],
         announce: Callable[[bool, list[str]], None],
         committed: Callable[[int], None],
-        translate: Callable[[sqlite3.Error], BaseException],
+        require_file: Callable[[], None],
+        translate: Callable[[Exception], Exception],
     ) -> None:
+        self._require_file = require_file
         self._committed = committed
         self._connect = connect
         self._clock = clock
@@ -228,13 +231,16 @@ class Writer:
                 while waiting:
                     jobs = waiting
                     try:
+                        self._require_file()
                         if connection is None:
                             connection = self._connect()
                         jobs = self._commit(connection, waiting)
-                    except sqlite3.Error as error:
-                        self._abandon(connection, jobs, self._translate(error))
-                    except BaseException as error:
-                        self._abandon(connection, jobs, error)
+                    except Exception as error:
+                        # Nothing of the group was stored. Whatever state the connection is in, the next one is new.
+                        if connection is not None:
+                            connection.close()
+                            connection = None
+                        _refuse(jobs, self._translate(error))
                     waiting = waiting[len(jobs) :]
                     _acknowledge(jobs)
         finally:
@@ -300,22 +306,16 @@ class Writer:
                 # SQLite has given up the whole transaction, for instance because the disk is full.
                 raise
             transaction.undo()
-            job.error = self._translate(error) if isinstance(error, sqlite3.Error) else error
+            job.error = self._translate(error)
         transaction.keep()
 
-    def _abandon(
-        self, connection: sqlite3.Connection | None, jobs: list[_Job[Any]], error: BaseException
-    ) -> None:
-        """Nothing of the group was stored: everybody gets the error."""
-        if connection is not None and connection.in_transaction:
-            try:
-                connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                _log.exception("rolling back failed")
-        for job in jobs:
-            job.error = job.error or error
-            if job.future is None:
-                _log.error("a write that nobody waits for has failed: %s", error)
+
+def _refuse(jobs: list[_Job[Any]], error: Exception) -> None:
+    """Give everybody the error."""
+    for job in jobs:
+        job.error = job.error or error
+        if job.future is None:
+            _log.error("a write that nobody waits for has failed: %s", error)
 
 
 def _acknowledge(jobs: list[_Job[Any]]) -> None:
