@@ -90,13 +90,16 @@ class Sink:
     """An OTLP endpoint that records what it takes, after it has given the answers in ``script``."""
 
     def __init__(self) -> None:
+        self.url = ""
+        self.app = Starlette(routes=[Route("/v1/traces", self._take, methods=["POST"])])
+        self._changed = threading.Condition()
+        self.reset()
+
+    def reset(self) -> None:
         self.script: list[Response] = []
         self.most_spans = 10_000
         self.requests: list[tuple[dict[str, str], ExportTraceServiceRequest]] = []
         self.refused = 0
-        self._changed = threading.Condition()
-        self.app = Starlette(routes=[Route("/v1/traces", self._take, methods=["POST"])])
-        self.url = ""
 
     async def _take(self, request: Request) -> Response:
         body = await request.body()
@@ -137,12 +140,18 @@ def spans_of(message: ExportTraceServiceRequest) -> list[OtlpSpan]:
     ]
 
 
-@pytest.fixture
-def sink() -> Iterator[Sink]:
+@pytest.fixture(scope="module")
+def sink_server() -> Iterator[Sink]:
     sink = Sink()
     with serve_app(sink.app) as url:
         sink.url = url
         yield sink
+
+
+@pytest.fixture
+def sink(sink_server: Sink) -> Sink:
+    sink_server.reset()
+    return sink_server
 
 
 @pytest.fixture
