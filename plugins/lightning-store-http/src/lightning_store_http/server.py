@@ -171,6 +171,11 @@ class LightningStoreServer:
         if self._app is not None:
             self._app.service.announce_end(over)
 
+    @property
+    def all_aware(self) -> bool:
+        """Whether everybody who has asked for work was told since that the run is over."""
+        return self._app is None or not self._app.service.unaware
+
     def _listen(self) -> socket.socket:
         """Bind the port: without sharing it, so that two servers never have the same one."""
         try:

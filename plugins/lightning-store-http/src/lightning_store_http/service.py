@@ -85,6 +85,8 @@ class Service:
         self.over = False
         self.stopping = False
         self.waits: set[_Wait] = set()
+        self.unaware: set[str] = set()
+        """The workers that have asked for work, and were not told yet that the run is over."""
 
     @property
     def nonce(self) -> str:
@@ -147,12 +149,17 @@ class Service:
         self.count(operation, arguments)
         if operation.waits is None:
             return Outcome(await operation.run(self.store, arguments))
+        worker_id: str | None = getattr(arguments, "worker_id", None)
+        if worker_id is not None:
+            self.unaware.add(worker_id)
         asked: float | None = getattr(arguments, operation.waits)
         most = 0.0 if self.stopping or (self.over and operation.writes) else self.limits.max_wait
         granted = most if asked is None else min(asked, most)
         begun = time.monotonic()
         wait = _Wait(self, operation, arguments.model_copy(update={operation.waits: granted}))
         result = await (wait.run_at_once() if granted <= 0 else wait.run(receive))
+        if self.over and worker_id is not None:
+            self.unaware.discard(worker_id)
         return Outcome(result, complete=not wait.interrupted and time.monotonic() - begun < granted)
 
 
