@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .adapter import AdapterConformance as AdapterConformance
     from .hook import HookConformance as HookConformance
     from .plugin import PluginPackageConformance as PluginPackageConformance
+    from .runner import RunnerConformance as RunnerConformance
     from .store import StoreConformance as StoreConformance
     from .strategy import StrategyConformance as StrategyConformance
     from .tracer import TracerConformance as TracerConformance
@@ -20,6 +21,7 @@ _SUITES = {
     "AdapterConformance": "lightning_core.testing.adapter",
     "HookConformance": "lightning_core.testing.hook",
     "PluginPackageConformance": "lightning_core.testing.plugin",
+    "RunnerConformance": "lightning_core.testing.runner",
     "StoreConformance": "lightning_core.testing.store",
     "StrategyConformance": "lightning_core.testing.strategy",
     "TracerConformance": "lightning_core.testing.tracer",
