@@ -158,5 +158,8 @@ def _free_pages(tx: Transaction) -> int:
     if tx.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
         # A file of the first version: its empty pages are filled again, but it does not shrink.
         return 0
-    tx.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
-    return int(tx.execute("PRAGMA freelist_count").fetchone()[0])
+    left = int(tx.execute("PRAGMA freelist_count").fetchone()[0])
+    for _ in range(min(left, _PAGES)):
+        # Python's module does one step of this statement, which frees one page whatever is asked for.
+        tx.execute("PRAGMA incremental_vacuum(1)")
+    return max(left - _PAGES, 0)
