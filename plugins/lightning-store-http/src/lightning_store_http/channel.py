@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-import aiohttp
 import msgpack
 
 from lightning_core.errors import StoreClosedError, StoreError, StoreUnavailableError
 
+from .connections import Connections
 from .failures import restore
 from .peer import Peer
 from .wire import BATCH_PATH, JSON, MSGPACK, WireError, pack, pack_json, unpack
@@ -91,13 +91,7 @@ class Channel:
         self._peer = peer
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
-        self._session: aiohttp.ClientSession | None = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            auto_decompress=True,
-            trust_env=False,
-            skip_auto_headers=("User-Agent",),
-        )
+        self._connections = Connections(peer.url, _CONNECT_SECONDS)
         self._numbers = _Numbers()
         # Calls that wait must not hold up what the server may forget of the others.
         self._waiting_numbers = _Numbers()
@@ -219,10 +213,7 @@ class Channel:
             except BaseException as error:
                 for _, future in batch:
                     if not future.done():
-                        if isinstance(error, asyncio.CancelledError):
-                            future.cancel()
-                        else:
-                            future.set_exception(error)
+                        future.set_exception(error if isinstance(error, Exception) else self._closed())
                 if not isinstance(error, Exception):
                     raise
                 return
@@ -256,7 +247,7 @@ class Channel:
         while True:
             try:
                 return await self._try(body, content_type, wait, len(calls))
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            except OSError as error:
                 if isinstance(error, StoreError) and not getattr(error, "retry", False):
                     raise
                 if time.monotonic() + pause > give_up:
@@ -269,25 +260,15 @@ class Channel:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _try(self, body: bytes, content_type: str, wait: float, number: int) -> list[tuple[bool, Any]]:
-        session = self._session
-        if session is None:
-            raise self._closed()
-        async with session.post(
-            self._peer.url + BATCH_PATH,
-            data=body,
-            headers={**self._peer.headers(), "Content-Type": content_type},
-            timeout=aiohttp.ClientTimeout(total=wait + _ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS),
-            allow_redirects=False,
-        ) as response:
-            answer = await response.read()
-            self._peer.learn(response.headers)
-            self._peer.check(response.status, response.content_type, answer)
-            try:
-                results = unpack(response.content_type, answer, strict=False)
-            except WireError as error:
-                raise StoreError(
-                    f"the server at {self._peer.url} gave an answer that is none: {error}"
-                ) from None
+        response = await self._connections.post(
+            BATCH_PATH, {**self._peer.headers(), "content-type": content_type}, body, wait + _ANSWER_SECONDS
+        )
+        self._peer.learn(response.headers)
+        self._peer.check(response.status, response.content_type, response.body)
+        try:
+            results = unpack(response.content_type, response.body, strict=False)
+        except WireError as error:
+            raise StoreError(f"the server at {self._peer.url} gave an answer that is none: {error}") from None
         if not isinstance(results, list) or len(results) != number:
             raise StoreError(f"the server at {self._peer.url} did not answer every operation of a request")
         return results
@@ -299,21 +280,28 @@ class Channel:
     def _closed(self) -> StoreClosedError:
         return StoreClosedError(f"the client of {self._peer.url} is closed")
 
-    async def close(self) -> None:
-        """Close the connections; who waits gets a ``StoreClosedError``."""
+    def abandon(self) -> None:
+        """Close the connections of a loop that was closed before them."""
+        self._connections.abandon()
+
+    def shut(self) -> None:
+        """Begin to close the connections; who waits gets a ``StoreClosedError``."""
         if not self._closing.done():
             self._closing.set_result(None)
         for _, future in self._queue:
             if not future.done():
                 future.set_exception(self._closed())
         self._queue.clear()
-        for request in list(self._requests):
+        for request in self._requests:
             request.cancel()
+        self._connections.abort()
+
+    async def close(self) -> None:
+        """Close the connections; who waits gets a ``StoreClosedError``."""
+        self.shut()
         if self._requests:
             await asyncio.wait(list(self._requests))
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._connections.close()
 
 
 def _envelope(calls: list[Call], numbers: _Numbers, number: int | None) -> bytes:

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -126,7 +127,7 @@ class LightningStoreClient(LightningStore):
                 self._channels = {}
                 self._process = os.getpid()
             for other in [other for other in self._channels if other.is_closed()]:
-                del self._channels[other]
+                self._channels.pop(other).abandon()
             channel = self._channels[loop] = Channel(self._peer, self._retry_seconds)
         await channel.open()
         return channel
@@ -501,8 +502,11 @@ class LightningStoreClient(LightningStore):
         for channel in channels:
             if channel.loop is asyncio.get_running_loop():
                 await channel.close()
-            elif not channel.loop.is_closed() and channel.loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(), channel.loop))
+            elif channel.loop.is_closed():
+                channel.abandon()
+            else:
+                with suppress(RuntimeError):
+                    channel.loop.call_soon_threadsafe(channel.shut)
 
 
 def _write(name: str, arguments: dict[str, Any]) -> Call:
