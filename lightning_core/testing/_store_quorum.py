@@ -88,18 +88,21 @@ class QuorumTests:
         async with asyncio.timeout(PATIENCE):
             assert [found.rollout_id for found in await waiting] == [rollout.rollout_id]
 
-    @pytest.mark.parametrize("number", [3, 7, 10, 100])
+    @pytest.mark.parametrize(
+        ("number", "quorum", "needed"), [(3, 1 / 3, 1), (3, 2 / 3, 2), (10, 0.9, 9), (100, 0.07, 7)]
+    )
     async def test_a_share_is_not_rounded_up_by_floating_point(
-        self, store: LightningStore, number: int
+        self, store: LightningStore, number: int, quorum: float, needed: int
     ) -> None:
-        """0.29 × 100 is a little more than 29 in floating point."""
+        """0.07 × 100 is a little more than 7 in floating point."""
         ids = await _enqueue(store, number)
-        needed = 29 if number == 100 else number - 1
-        for rollout_id in ids[:needed]:
+        waiting = _wait(store, ids, quorum)
+        for rollout_id in ids[: needed - 1]:
             await store.update_rollout(rollout_id, status="succeeded")
+        await begin_waiting(waiting)
+        await store.update_rollout(ids[needed - 1], status="succeeded")
         async with asyncio.timeout(PATIENCE):
-            found = await store.wait_for_rollouts(rollout_ids=ids, quorum=needed / number)
-        assert len(found) == needed
+            assert len(await waiting) == needed
 
     @pytest.mark.parametrize("quorum", [0, -0.5, 1.01, 90, float("nan")])
     async def test_a_quorum_out_of_range_is_refused(self, store: LightningStore, quorum: Any) -> None:

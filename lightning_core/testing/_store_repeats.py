@@ -110,17 +110,34 @@ class RepeatTests:
 
     async def test_one_request_twice_at_once_takes_work_once(self, store: LightningStore) -> None:
         """Trap 3: the connection broke while the call waited, so the same call is made again beside it."""
-        waiting = [
-            asyncio.create_task(store.dequeue_rollouts(1, "w", 10 * PATIENCE, request_id="r"))
-            for _ in range(2)
-        ]
-        await begin_waiting(*waiting)
+        for number in range(3):
+            waiting = [
+                asyncio.create_task(store.dequeue_rollouts(1, "w", 10 * PATIENCE, request_id=f"r{number}"))
+                for _ in range(2)
+            ]
+            await begin_waiting(*waiting)
+            await store.enqueue_rollout(number)
+            async with asyncio.timeout(PATIENCE):
+                first, second = await asyncio.gather(*waiting)
+            assert [rollout.input for rollout in first] == [number]
+            assert second == first
+        assert (await store.statistics()).attempts == 3
+
+    async def test_one_request_twice_at_once_keeps_no_work_from_others(self, store: LightningStore) -> None:
+        """Both calls get one rollout, and the next one wakes another worker at once."""
+        # A lease that ends first, or every new one would wake all who wait.
+        await take(store, "first", unresponsive_seconds=5)
+        requests = [("w", "r"), ("w", "r"), ("other", "r")]
+        waiting: list[asyncio.Task[list[AttemptedRollout]]] = []
+        for worker, request in requests:
+            call = store.dequeue_rollouts(1, worker, 10 * PATIENCE, request_id=request)
+            waiting.append(asyncio.create_task(call))
+            await begin_waiting(*waiting)
         await _enqueue(store, 2)
         async with asyncio.timeout(PATIENCE):
-            first, second = await asyncio.gather(*waiting)
-        assert [rollout.input for rollout in first] == [0]
+            first, second, other = await asyncio.gather(*waiting)
         assert second == first
-        assert [rollout.input for rollout in await store.dequeue_rollouts(2, "other")] == [1]
+        assert sorted(rollout.input for rollout in first + other) == [0, 1]
 
     async def test_a_cancelled_request_loses_nothing(self, store: LightningStore) -> None:
         """Whenever the cancellation comes, in the wait or in the answer: another worker gets the work at once."""

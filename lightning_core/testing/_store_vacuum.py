@@ -61,6 +61,8 @@ class VacuumTests:
         assert (deleted.rollouts, deleted.attempts, deleted.spans) == ({"succeeded": 1}, 2, 3)
         assert await store.get_rollout_by_id(first.rollout_id) is None
         assert (await store.vacuum(before=clock.now)).rollouts == {}
+        # The time when the deleted one's lease would have run out.
+        clock.advance(1_000)
         assert len(await store.query_rollouts()) == 1
 
     async def test_live_work_is_left_alone_however_old(self, store: LightningStore, clock: FakeClock) -> None:
