@@ -126,7 +126,7 @@ class RepeatTests:
     async def test_one_request_twice_at_once_keeps_no_work_from_others(self, store: LightningStore) -> None:
         """Both calls get one rollout, and the next one wakes another worker at once."""
         # A lease that ends first, or every new one would wake all who wait.
-        await take(store, "first", unresponsive_seconds=5)
+        await take(store, "first", unresponsive_seconds=50)
         requests = [("w", "r"), ("w", "r"), ("other", "r")]
         waiting: list[asyncio.Task[list[AttemptedRollout]]] = []
         for worker, request in requests:
