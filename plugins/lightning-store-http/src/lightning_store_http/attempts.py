@@ -11,6 +11,8 @@ from lightning_core import LightningStore
 from lightning_core.errors import LightningError
 from lightning_core.types import RolloutStatus
 
+from .server import LightningStoreServer
+
 __all__ = ["abandon", "quiet"]
 
 logger = logging.getLogger(__name__)
@@ -46,12 +48,12 @@ async def abandon(store: LightningStore, workers: AbstractSet[str], how: str, *,
         logger.exception("the attempts of %s could not be reported", ", ".join(sorted(workers)))
 
 
-async def quiet(store: LightningStore, seconds: float) -> None:
-    """Wait until no rollout is in anybody's hand, at most that long."""
+async def quiet(store: LightningStore, server: LightningStoreServer, seconds: float) -> None:
+    """Wait until runners elsewhere have nothing in hand and know that the run is over, at most that long."""
     give_up = time.monotonic() + seconds
-    # The store cannot be waited on for that.
+    # Neither can be waited on.
     while time.monotonic() < give_up:
         counts = (await store.statistics()).rollouts
-        if not any(counts.get(status, 0) for status in _IN_HAND):
+        if server.all_aware and not any(counts.get(status, 0) for status in _IN_HAND):
             return
         await asyncio.sleep(0.05)

@@ -109,7 +109,7 @@ def enter(
     errors.close()
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - for as long as the process lives
     with suppress(RuntimeError):
-        faulthandler.enable(2)
+        faulthandler.enable(2, all_threads=False)
     os.environ.update(assignment.environment)
     assignment.log.apply()
     sys.exit(_Child(assignment, pipe).run())
@@ -174,6 +174,8 @@ class _Child:
             else:
                 await bundle(store, self._stop)
         finally:
+            if store.run_over:
+                self._tell("over", None)
             await store.close()
 
     def _failed(self, error: BaseException) -> int:

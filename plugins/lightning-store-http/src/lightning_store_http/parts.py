@@ -165,6 +165,8 @@ class ProcessPart(Part):
         """The process, while it lives."""
         self.outcome: Any = None
         """What the work came to, if it says so."""
+        self.run_over = False
+        """Whether the server has told it that the run is over."""
 
     def start(self) -> None:
         """Start a process."""
@@ -235,6 +237,8 @@ class ProcessPart(Part):
             self.outcome = unpickle_value(value)
         elif what == "failed":
             self._failure = value
+        elif what == "over":
+            self.run_over = True
         elif what == "gone":
             self._gone = True
         elif what == "exit":

@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 StartMethod: TypeAlias = Literal["spawn", "fork", "forkserver"]
 News: TypeAlias = tuple[str, Any]
-"""What a child tells: ``("ready", None)``, ``("worker", id)``, ``("done", outcome)``, ``("failed", error)``,
-``("gone", text)``; and what its end tells: ``("exit", code)``."""
+"""What a child tells: ``("ready", None)``, ``("worker", id)``, ``("over", None)``, ``("done", outcome)``,
+``("failed", error)``, ``("gone", text)``; and what its end tells: ``("exit", code)``."""
 
-_STDERR_LINES = 20
+_STDERR_LINES = 30
 _DRAIN_SECONDS = 2.0
 _starting = threading.Lock()
 

@@ -137,7 +137,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 stop.set()
                 server.announce_end()
                 if self.role == "algorithm":
-                    run_sync(quiet(store, self.patience.graceful))
+                    run_sync(quiet(store, server, self.patience.graceful))
 
             supervisor = Supervisor(self.patience, end)
             if self.role == "algorithm":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -51,6 +54,7 @@ class Supervisor:
     algorithm: Part | None = None
     runners: list[Part] = field(default_factory=list[Part])
     _events: queue.SimpleQueue[_Event] = field(default_factory=queue.SimpleQueue[_Event])
+    _presses: int = 0
 
     @property
     def parts(self) -> list[Part]:
@@ -77,25 +81,36 @@ class Supervisor:
             ExecutionError: If a runner ended abnormally.
             BaseException: What the algorithm raised.
         """
-        interrupt: KeyboardInterrupt | None = None
         begun: list[Part] = []
-        try:
+        with self._counting_presses():
             try:
                 for part in self.parts:
                     begun.append(part)
                     part.start()
                 self._watch()
-            except KeyboardInterrupt as error:
-                interrupt = error
-                logger.warning(
-                    "interrupted; rollouts in hand have %g s to end, and are cancelled then, or at the next Ctrl+C",
-                    self.patience.graceful,
-                )
-        finally:
-            interrupt = self._end(begun, interrupt)
-        if interrupt is not None:
-            raise interrupt
+            finally:
+                self._end(begun)
+        if self._presses:
+            raise KeyboardInterrupt
         self._raise_errors()
+
+    @contextmanager
+    def _counting_presses(self) -> Generator[None]:
+        """Have Ctrl+C counted, rather than raise wherever this thread happens to be."""
+        here = threading.current_thread() is threading.main_thread()
+        # One that the program has set itself does what it is there for.
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, number: int, frame: object) -> None:
+        self._presses += 1
+        self.wake()
 
     def _raise_errors(self) -> None:
         error = self.algorithm.error if self.algorithm is not None else None
@@ -115,12 +130,17 @@ class Supervisor:
     def _watch(self) -> None:
         """Wait until the algorithm has ended, or cannot go on because a runner failed or none is left."""
         algorithm = self.algorithm
-        while algorithm is None or not algorithm.finished:
+        while not self._presses and (algorithm is None or not algorithm.finished):
             failed = next((part for part in self.runners if part.error is not None), None)
             if failed is not None:
                 logger.error("%s failed; stopping the run", failed.name)
                 if algorithm is not None:
                     algorithm.interrupt()
+                return
+            if algorithm is None and any(
+                isinstance(part, ProcessPart) and part.run_over for part in self.runners
+            ):
+                # One that starts this late would not find a server to tell it.
                 return
             if all(part.finished for part in self.runners) and (self.runners or algorithm is None):
                 self._runners_are_done()
@@ -132,12 +152,12 @@ class Supervisor:
         algorithm = self.algorithm
         if algorithm is None:
             return
-        if not self._until(lambda: algorithm.finished, self.patience.graceful):
+        if not self._until(lambda: algorithm.finished, self.patience.graceful) and not self._presses:
             logger.warning("all runners have reached max_rollouts; ending the algorithm")
             algorithm.interrupt()
 
-    def _end(self, begun: list[Part], interrupt: KeyboardInterrupt | None) -> KeyboardInterrupt | None:
-        """Stop what still runs, a little less politely with each step and each further Ctrl+C."""
+    def _end(self, begun: list[Part]) -> None:
+        """Stop what still runs, a little less politely with each step, and at once with each further Ctrl+C."""
         patience = self.patience
         steps: list[tuple[Callable[[Part], None], float]] = [
             (Part.stop, patience.graceful),
@@ -145,27 +165,29 @@ class Supervisor:
             (Part.terminate, patience.terminate),
             (Part.kill, patience.terminate),
         ]
-        try:
-            self.on_stop()
-            if interrupt is not None and self.algorithm is not None:
+        presses = self._presses
+        if presses:
+            logger.warning(
+                "interrupted; rollouts in hand have %g s to end, and are cancelled then, or at the next Ctrl+C",
+                patience.graceful,
+            )
+            if self.algorithm is not None:
                 self.algorithm.interrupt()
-        except KeyboardInterrupt as error:
-            interrupt = error
-        for step, seconds in steps:
-            try:
-                living = [part for part in begun if not part.finished]
-                for part in living:
+        self.on_stop()
+        for number, (step, seconds) in enumerate(steps):
+            for part in begun:
+                if not part.finished:
                     _call(step, part)
-                if self._until(lambda: all(part.finished for part in begun), seconds):
-                    break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        return interrupt
+            hurried = self._presses > presses + number
+            if self._until(lambda: all(part.finished for part in begun), 0.0 if hurried else seconds):
+                break
 
     def _until(self, reached: Callable[[], bool], seconds: float) -> bool:
+        """Go on until it is reached, so many seconds have passed, or Ctrl+C is pressed (once more)."""
         give_up = time.monotonic() + seconds
+        presses = self._presses
         while not reached():
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= give_up or self._presses > presses:
                 return False
             self._next(give_up)
         return True
@@ -178,6 +200,10 @@ class Supervisor:
         try:
             event = self._events.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)
         except queue.Empty:
+            event = None
+        except KeyboardInterrupt:
+            # From a handler that is not this object's.
+            self._presses += 1
             event = None
         if event is not None:
             part, child, news = event
