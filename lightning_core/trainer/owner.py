@@ -10,11 +10,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-from lightning_core import bridge
 from lightning_core.errors import ResumeError
 from lightning_core.execution.orphans import start_mark
 from lightning_core.store.base import LightningStore
@@ -84,7 +82,8 @@ class RunHold:
         self._token = uuid.uuid4().hex
         self._run = run
         self._on_loss = on_loss
-        self._beating: Future[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
 
     async def claim(self) -> None:
         """Store the run as this process's.
@@ -99,13 +98,15 @@ class RunHold:
             if loss is not None:
                 raise ResumeError(loss)
         _held.add(self._token)
-        self._beating = asyncio.run_coroutine_threadsafe(self._beat(), bridge.bridge_loop())
+        self._beating = asyncio.create_task(self._beat())
 
-    def release(self) -> None:
-        """End the renewal. May be called more than once."""
-        _held.discard(self._token)
+    async def release(self) -> None:
+        """End the renewal, on the loop that :meth:`claim` was called on. May be called more than once."""
+        self._over.set()
         if self._beating is not None:
-            self._beating.cancel()
+            # A sign of life that is under way must not arrive after what is stored next.
+            await self._beating
+        _held.discard(self._token)
 
     async def _write(self) -> None:
         owner = RunOwner(host=this_host(), pid=os.getpid(), token=self._token, heartbeat_time=time.time())
@@ -120,7 +121,11 @@ class RunHold:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_SECONDS):
+                    await self._over.wait()
+            if self._over.is_set():
+                return
             try:
                 loss = await self._loss()
                 if loss is not None:

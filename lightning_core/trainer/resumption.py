@@ -94,7 +94,7 @@ def choose_run(runs: Sequence[Run], wanted: bool | str, algorithm: str, store: s
 
 
 def _begun_by(run: Run) -> str:
-    return str(run.settings.get("algorithm_class"))
+    return str(run.settings.get("algorithm_class") or run.settings.get("algorithm"))
 
 
 async def clear_up(

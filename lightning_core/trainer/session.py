@@ -93,7 +93,7 @@ class RunSession:
         try:
             algorithm.restore(dict(session._saved))
         except BaseException:
-            session.release()
+            await session._release()
             raise
         return session
 
@@ -103,10 +103,9 @@ class RunSession:
         else:
             await self._hold.claim()
 
-    def release(self) -> None:
-        """Stop saying that the run goes on."""
+    async def _release(self) -> None:
         if self._hold is not None:
-            self._hold.release()
+            await self._hold.release()
 
     async def begin(self, resources: NamedResources | None) -> None:
         """Put the resources in place that the run starts from, and clear up after an earlier end."""
@@ -127,7 +126,7 @@ class RunSession:
 
     async def finish(self, algorithm: BaseAlgorithm, status: RunStatus, error: str | None) -> TrainingResult:
         """Store how the run has ended, and return its result."""
-        self.release()
+        await self._release()
         statistics = await self._store.statistics(run_id=self.run_id)
         result = TrainingResult(
             run_id=self.run_id,

@@ -309,7 +309,7 @@ async def test_of_two_that_claim_a_run_at_once_one_gets_it(tmp_path: Path):
     holds = [RunHold(store, run, lambda why: None) for _ in range(2)]
     outcomes = await asyncio.gather(*(hold.claim() for hold in holds), return_exceptions=True)
     for hold in holds:
-        hold.release()
+        await hold.release()
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "ResumeError"]
     await store.close()
 
