@@ -178,6 +178,9 @@ class RunOfAttempt:
             except TimeoutError:
                 # Cancelled, and no time was left.
                 pass
+            except asyncio.CancelledError:
+                logger.error("%s", failure)
+                raise
         if ending.error is None and outcome.error is not None:
             ending = Ending.failed("agent_error", outcome.error)
         if failure is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -139,24 +139,30 @@ class Heartbeat:
                     await self._tell(ended=True)
 
     async def _beat(self) -> None:
+        # Leases first: work is lost with them.
         active = dict(self._active)
+        if active and not await self._reaches_store(self._renew(list(active))):
+            return
+        if time.monotonic() >= self._stats_due and await self._reaches_store(self._tell()):
+            self._stats_due = time.monotonic() + STATS_SECONDS
+
+    async def _reaches_store(self, call: Coroutine[Any, Any, None]) -> bool:
         try:
-            if time.monotonic() >= self._stats_due:
-                await self._tell()
-                self._stats_due = time.monotonic() + STATS_SECONDS
-            if not active:
-                return
-            lost = set(await self._store.renew_leases(self._worker_id, list(active)))
+            await call
         except StoreClosedError:
             # The runner will notice, too.
-            return
+            return False
         except Exception as error:
             if is_transient(error):
                 self._outage.failed(error)
             else:
                 logger.exception("%s: the heartbeat failed", self._worker_id)
-            return
+            return False
         self._outage.answered()
+        return True
+
+    async def _renew(self, active: list[tuple[str, str]]) -> None:
+        lost = set(await self._store.renew_leases(self._worker_id, active))
         for key in active:
             if key[1] in lost:
                 with suppress(RuntimeError):  # the runner's loop was closed

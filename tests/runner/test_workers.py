@@ -242,3 +242,19 @@ async def test_nothing_beats_after_the_end():
     count = len(store.stats)
     await asyncio.sleep(0.05)
     assert len(store.stats) == count
+
+
+async def test_leases_are_renewed_though_the_worker_cannot_be_described():
+    """One request that fails must not keep the other back."""
+    store = Watched()
+    store.fails = True
+    taken = await store.start_rollout("task", worker_id="w")
+    beats = Heartbeat(store, "w", 0.01, outage())
+    task = asyncio.create_task(asyncio.sleep(3600))
+    beats.watch(taken, task)
+    beats.start()
+    await store.until_called(8)
+    assert store.renewals >= 3
+    task.cancel()
+    await asyncio.wait({task})
+    await beats.stop()

@@ -307,6 +307,7 @@ async def test_spans_that_never_end_are_given_up_aloud(store, tracer, caplog, mo
 
 async def test_a_failed_background_write_is_tried_again(store, tracer, caplog, monkeypatch):
     monkeypatch.setattr(processor, "FLUSH_SPANS", 2)
+    monkeypatch.setattr(processor, "_quiet_until", 0.0)
     rollout = await store.start_rollout("task")
     store.before = fail
     async with TraceContext(LightningSpanProcessor(store, **ids(rollout), tracer=tracer)) as trace:
