@@ -39,7 +39,9 @@ async def bare(url: str, rows: list[list[tuple[str, str, int, str]]], *, copy: b
     import psycopg
 
     async with await psycopg.AsyncConnection.connect(url) as connection:
-        await connection.execute("CREATE TABLE IF NOT EXISTS bare (attempt text, id text, sequence int8, body text)")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS bare (attempt text, id text, sequence int8, body text)"
+        )
         await connection.commit()
         begin = time.perf_counter()
         async with connection.cursor() as cursor:
@@ -92,9 +94,11 @@ async def rollouts(store: LightningStore, number: int, slots: int) -> float:
             await store.update_attempt(*key.values(), status="succeeded")
 
     async def algorithm() -> None:
-        for rollout in created:
-            await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id])
-            assert len(await store.query_encoded_spans(rollout.rollout_id)) == SPANS
+        names = [rollout.rollout_id for rollout in created]
+        for part in (names[start : start + 100] for start in range(0, number, 100)):
+            await store.wait_for_rollouts(rollout_ids=part)
+            for found in await asyncio.gather(*map(store.query_encoded_spans, part)):
+                assert len(found) == SPANS
 
     await asyncio.gather(algorithm(), *(slot(f"slot-{n}") for n in range(slots)))
     return number / (time.perf_counter() - begin)
@@ -124,7 +128,10 @@ async def measure(url: str) -> None:
             names = (rollout.rollout_id, rollout.attempt.attempt_id)
             batches = [batch(*names, BATCH, characters) for _ in range(2 * ROUNDS)]
             rows = [
-                [(span.attempt_id, span.span_id, index, encode_span(span).body) for index, span in enumerate(part)]
+                [
+                    (span.attempt_id, span.span_id, index, encode_span(span).body)
+                    for index, span in enumerate(part)
+                ]
                 for part in batches[:ROUNDS]
             ]
             copied.append(await bare(url, rows, copy=True))
@@ -137,9 +144,21 @@ async def measure(url: str) -> None:
             ["", "rows/s, acknowledged", "ratio to COPY"],
             [
                 ["bare COPY with commit", raw, "1.00"],
-                ["bare executemany with commit", statistics.median(inserted), f"{statistics.median(inserted) / raw:.2f}"],
-                ["add_spans, one caller", statistics.median(single), f"{statistics.median(single) / raw:.2f}"],
-                [f"add_encoded_spans, {CLIENTS} callers", statistics.median(many), f"{statistics.median(many) / raw:.2f}"],
+                [
+                    "bare executemany with commit",
+                    statistics.median(inserted),
+                    f"{statistics.median(inserted) / raw:.2f}",
+                ],
+                [
+                    "add_spans, one caller",
+                    statistics.median(single),
+                    f"{statistics.median(single) / raw:.2f}",
+                ],
+                [
+                    f"add_encoded_spans, {CLIENTS} callers",
+                    statistics.median(many),
+                    f"{statistics.median(many) / raw:.2f}",
+                ],
             ],
         )
     print()

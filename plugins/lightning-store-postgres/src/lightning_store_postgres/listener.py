@@ -1,4 +1,5 @@
 """Learning from the server what other processes do, and telling them what this one does."""
+# ruff: noqa: S608 - the pieces of the statements are constants of this package
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ def channels(settings: Settings) -> tuple[str, str]:
 class Notifier:
     """Tells the store objects of other processes what was committed here.
 
-    It does so after the commit and not as part of it: commits that notify wait for each other. Should the process die in
-    between, those who wait find out by looking.
+    It does so after the commit and not as part of it: commits that notify wait for each other. Should the process die
+    in between, those who wait find out by looking.
 
     Args:
         settings: The store's settings.

@@ -1,8 +1,11 @@
 """The first half of a transaction: locking and reading what its operations need."""
+# ruff: noqa: S608 - the pieces of the statements are constants of this package
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+
+from lightning_core.types import RolloutV2
 
 from .rows import ATTEMPT, BRIEF, WHOLE, integer, read_attempt, read_brief, read_whole, real, string
 from .text import Parameter, integers, number, texts, word
@@ -19,8 +22,8 @@ NOW = "coalesce($1::float8, extract(epoch FROM clock_timestamp())::float8)"
 
 _ATTEMPT = f"{ATTEMPT}, a.check_at, a.last_span_seq"
 
-# Locks are taken in this order in every transaction, and those of a kind in the order of their keys, so that nobody waits
-# for another in a circle: requests, rollouts, and what is inserted last. What is queued or due is locked only if that
+# Locks are taken in this order in every transaction, and those of a kind in the order of their keys, so that nobody
+# waits for another in a circle: requests, rollouts, and what is inserted last. What is queued or due is locked only if that
 # needs no waiting. Attempts and spans have no locks of their own: whoever changes them holds their rollout's.
 _LOCK_REQUESTS = (
     "SELECT count(pg_advisory_xact_lock(key)) FROM "
@@ -69,10 +72,12 @@ _RESOURCES = (
     "ORDER BY id, version DESC"
 )
 _SPANS = (
-    "SELECT s.rollout_no, s.attempt_seq, s.span_id, s.seq FROM unnest($1::int8[], $2::int8[], $3::text[]) u (no, at, id) "
+    "SELECT s.rollout_no, s.attempt_seq, s.span_id, s.seq "
+    "FROM unnest($1::int8[], $2::int8[], $3::text[]) u (no, at, id) "
     "JOIN spans s ON s.rollout_no = u.no AND s.attempt_seq = u.at AND s.span_id = u.id "
     "UNION ALL "
-    "SELECT s.rollout_no, s.attempt_seq, s.span_id, s.seq FROM unnest($4::int8[], $5::int8[], $6::int8[]) u (no, at, seq) "
+    "SELECT s.rollout_no, s.attempt_seq, s.span_id, s.seq "
+    "FROM unnest($4::int8[], $5::int8[], $6::int8[]) u (no, at, seq) "
     "JOIN spans s ON s.rollout_no = u.no AND s.attempt_seq = u.at AND s.seq = u.seq"
 )
 
@@ -92,7 +97,6 @@ class Loader:
         self.needs = needs
         self.clock = clock
         self.work = Work(0.0, careful=careful)
-        self.transaction = ""
         self.due: list[RolloutEntry] = []
         self._by_no: dict[int, RolloutEntry] = {}
         self._steps: list[tuple[Statement, Handler]] = []
@@ -103,8 +107,7 @@ class Loader:
     async def read(self, wire: Wire) -> None:
         """Begin the transaction and read everything, in one round trip or two."""
         needs = self.needs
-        # The number of the transaction tells, should the connection break, whether it was committed.
-        self._step(self._begin, f"SELECT pg_current_xact_id()::text, {NOW}", number(self.clock))
+        self._step(self._now, f"SELECT {NOW}", number(self.clock))
         if needs.requests:
             names = ["\n".join(request) for request in needs.requests]
             self._step(_ignore, _LOCK_REQUESTS, texts(names))
@@ -141,18 +144,17 @@ class Loader:
         for (_, handler), result in zip(steps, results[len(first) :], strict=True):
             handler(rows(result))
 
-    def _begin(self, found: list[Row]) -> None:
-        self.transaction = string(found[0][0])
-        self.work.now = real(found[0][1])
+    def _now(self, found: list[Row]) -> None:
+        self.work.now = real(found[0][0])
 
-    def _add(self, read: tuple[int, object, int], whole: bool) -> RolloutEntry:
+    def _add(self, read: tuple[int, RolloutV2, int], whole: bool) -> RolloutEntry:
         no, rollout, seq = read
         entry = self._by_no.get(no)
         if entry is None:
-            entry = self._by_no[no] = RolloutEntry(no, rollout, seq, whole=whole)  # pyright: ignore[reportArgumentType] - a rollout
+            entry = self._by_no[no] = RolloutEntry(no, rollout, seq, whole=whole)
             self.work.rollouts[entry.rollout.rollout_id] = entry
         elif whole and not entry.whole:
-            entry.rollout = rollout  # pyright: ignore[reportAttributeAccessIssue] - a rollout
+            entry.rollout = rollout
             entry.whole = True
         return entry
 

@@ -1,10 +1,10 @@
 """Reading: the statements, and what becomes of their rows."""
+# ruff: noqa: S608 - the pieces of the statements are constants of this package
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lightning_core.errors import UnknownRolloutError
 from lightning_core.store import lifecycle
 from lightning_core.store.base import StoreStatistics
 from lightning_core.store.encoding import decode
@@ -20,7 +20,6 @@ __all__ = [
     "latest_attempt",
     "latest_resources",
     "read_statistics",
-    "read_unfinished",
     "read_worker",
     "resources",
     "rollout",
@@ -68,11 +67,11 @@ def rollout(rollout_id: str) -> Statement:
 
 
 def these_rollouts(rollout_ids: Sequence[str]) -> Statement:
-    """Those of these rollouts that are final."""
-    return Statement(
-        f"SELECT {WHOLE} FROM rollouts r WHERE r.id = ANY ($1::text[]) AND r.end_time IS NOT NULL",
-        (texts(rollout_ids),),
-    )
+    """These rollouts; those that are not final without input and metadata, which may be large."""
+    columns = WHOLE
+    for name in ("r.metadata", "r.input"):
+        columns = columns.replace(name, f"CASE WHEN r.end_time IS NOT NULL THEN {name} END")
+    return Statement(f"SELECT {columns} FROM rollouts r WHERE r.id = ANY ($1::text[])", (texts(rollout_ids),))
 
 
 def rollouts(
@@ -167,24 +166,10 @@ def spans(
 
 
 def unfinished(rollout_ids: Iterable[str]) -> Statement:
-    """Whether these rollouts are open."""
+    """The ids of those of these rollouts that are not final."""
     return Statement(
-        "SELECT id, end_time IS NULL FROM rollouts WHERE id = ANY ($1::text[])", (texts([*rollout_ids]),)
+        "SELECT id FROM rollouts WHERE id = ANY ($1::text[]) AND end_time IS NULL", (texts([*rollout_ids]),)
     )
-
-
-def read_unfinished(rows: Sequence[Row], rollout_ids: Sequence[str], *, known: bool) -> set[str]:
-    """Return those of the ids whose rollouts are not final; ``known`` ones may have been deleted since.
-
-    Raises:
-        UnknownRolloutError: If there is no such rollout.
-    """
-    found = {string(id_): is_open == b"t" for id_, is_open in rows}
-    if not known:
-        for rollout_id in rollout_ids:
-            if rollout_id not in found:
-                raise UnknownRolloutError(f"no rollout {rollout_id!r} in this store")
-    return {rollout_id for rollout_id, is_open in found.items() if is_open}
 
 
 _RESOURCES = "SELECT id, version, create_time, update_time, body FROM resources "

@@ -29,7 +29,10 @@ BRIEF = "r.no, r.id, r.status, r.end_time, r.config, r.run_id, r.attempt_seq"
 
 WHOLE = f"{BRIEF}, r.start_time, r.mode, r.resources_id, r.idempotency_key, r.metadata, r.input"
 
-ATTEMPT = "a.rollout_no, a.seq, a.id, a.status, a.worker_id, a.start_time, a.end_time, a.heartbeat_time, a.reason, a.metadata"
+ATTEMPT = (
+    "a.rollout_no, a.seq, a.id, a.status, a.worker_id, a.start_time, a.end_time, a.heartbeat_time, a.reason, "
+    "a.metadata"
+)
 
 Value = bytes | None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lightning_core.store.encoding import encode, encode_config
 from lightning_core.types import Attempt
 
-from .text import Parameter, flags, integers, json_text, number, reals, texts
+from .text import Parameter, flags, integers, json_text, number, reals, texts, word
 from .wire import Statement, Wire
 from .work import AttemptEntry, RolloutEntry, Work
 
@@ -16,11 +16,11 @@ __all__ = ["save"]
 _NEW_ROLLOUTS = (
     "INSERT INTO rollouts (no, id, status, queue_no, attempt_seq, start_time, end_time, mode, resources_id, run_id, "
     "idempotency_key, config, metadata, input) "
-    "SELECT no, id, status, CASE WHEN queued THEN no END, attempt_seq, start_time, end_time, mode, resources_id, run_id, "
-    "idempotency_key, config, metadata, input FROM unnest($1::int8[], $2::text[], $3::text[], $4::bool[], $5::int8[], "
-    "$6::float8[], $7::float8[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[]) "
-    "u (no, id, status, queued, attempt_seq, start_time, end_time, mode, resources_id, run_id, idempotency_key, config, "
-    "metadata, input)"
+    "SELECT no, id, status, CASE WHEN queued THEN no END, attempt_seq, start_time, end_time, mode, resources_id, "
+    "run_id, idempotency_key, config, metadata, input FROM unnest($1::int8[], $2::text[], $3::text[], $4::bool[], $5::int8[], "
+    "$6::float8[], $7::float8[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], "
+    "$14::text[]) u (no, id, status, queued, attempt_seq, start_time, end_time, mode, resources_id, run_id, "
+    "idempotency_key, config, metadata, input)"
 )
 _ROLLOUTS = (
     "UPDATE rollouts r SET status = u.status, end_time = u.end_time, attempt_seq = u.attempt_seq, queue_no = "
@@ -68,8 +68,20 @@ _RESOURCES = (
 _COUNTS = "INSERT INTO counts (scope, what, n) SELECT * FROM unnest($1::text[], $2::text[], $3::int8[])"
 
 
-async def save(wire: Wire, work: Work) -> None:
+_SIGN = (
+    "INSERT INTO writers (id, transaction, time) VALUES ($1::text, $2::int8, now()) "
+    "ON CONFLICT (id) DO UPDATE SET transaction = excluded.transaction, time = excluded.time"
+)
+
+
+async def save(wire: Wire, work: Work, writer: str, transaction: int) -> None:
     """Write everything and commit.
+
+    Args:
+        wire: A connection in the transaction in which all was read.
+        work: What to write.
+        writer: Who writes.
+        transaction: The writer's number for this transaction, by which it is found again.
 
     Raises:
         ServerError: If the server refuses a statement; nothing is written then.
@@ -100,6 +112,7 @@ async def save(wire: Wire, work: Work) -> None:
     _save_rest(statements, work)
     first = len(statements)
     statements += (statement for statement, _ in work.extra)
+    statements.append(Statement(_SIGN, (word(writer), number(transaction))))
     statements.append(Statement("COMMIT"))
     results = await wire.run(statements)
     for (_, handle), result in zip(work.extra, results[first:], strict=False):

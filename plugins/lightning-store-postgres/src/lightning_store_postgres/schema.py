@@ -16,9 +16,9 @@ _OLDEST_SERVER = 130_000
 # Each entry brings a database from the version before it to the next: append, never edit what was released.
 #
 # Ids sort by their bytes, whatever the database's language. `rollouts.no` is the order of creation and `queue_no` the
-# place in the queue while queued, both drawn from one sequence. `attempts.check_at` is set while the attempt is live: it
-# need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry: the
-# update stays on its page, which has room for that. `counts` holds changes to be added up; see `statistics.py`.
+# place in the queue while queued, both drawn from one sequence. `attempts.check_at` is set while the attempt is live:
+# it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry: the
+# update stays on its page, which has room for that. `counts` holds changes to be added up; see `queries.statistics`.
 _MIGRATIONS: list[str] = [
     """
     CREATE SEQUENCE rollout_numbers;
@@ -101,6 +101,10 @@ _MIGRATIONS: list[str] = [
     CREATE TABLE counts (scope text COLLATE "C" NOT NULL, what text COLLATE "C" NOT NULL, n int8 NOT NULL)
         WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
     CREATE INDEX counts_scope ON counts (scope);
+
+    -- The last transaction of each connection that writes, by which it is known afterwards whether that was committed.
+    CREATE TABLE writers (id text COLLATE "C" PRIMARY KEY, transaction int8 NOT NULL, time timestamptz NOT NULL)
+        WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
     -- Cheaper than PostgreSQL's own compression, where the server has it.
     DO $lz4$ BEGIN

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning_core.errors import ConfigurationError, LightningError
+from lightning_core.errors import ConfigurationError, LightningError, UnknownRolloutError
 from lightning_core.store import lifecycle
 from lightning_core.store.base import (
     UNSET,
@@ -48,7 +48,7 @@ from lightning_core.types import (
 
 from . import operations, queries
 from .engine import Engine, discard
-from .rows import read_attempt, read_resources, read_span, read_whole
+from .rows import read_attempt, read_resources, read_span, read_whole, string
 from .settings import DEFAULT_SCHEMA, Settings
 from .spans import AddSpans
 from .text import Parameter, json_text, number, word
@@ -77,8 +77,8 @@ if hasattr(os, "register_at_fork"):
 class PostgresLightningStore(LightningStore):
     """Keeps everything in a PostgreSQL database, which many processes and machines may share.
 
-    What a call has acknowledged is on the server's disk. The store has an event loop on a thread of its own, and a fixed
-    number of connections, which come back when they are lost: a call goes on trying for ``retry_seconds``. What became
+    What a call has acknowledged is on the server's disk. The store has an event loop on a thread of its own, and a
+    fixed number of connections, which come back when they are lost: a call goes on trying for ``retry_seconds``. What became
     of a commit that got no answer is looked up, so nothing is done twice. Inputs and metadata are JSON values.
 
     Args:
@@ -436,26 +436,40 @@ class PostgresLightningStore(LightningStore):
         allowed = lifecycle.allowed_pending(len(wanted), quorum)
         engine = self._engine
         give_up = None if timeout is None else time.monotonic() + timeout
-        found = await engine.read(queries.unfinished(wanted))
-        pending = queries.read_unfinished(found, wanted, known=False)
+        found = {rollout.rollout_id: rollout for rollout in await self._these(wanted)}
+        for rollout_id in wanted:
+            if rollout_id not in found:
+                raise UnknownRolloutError(f"no rollout {rollout_id!r} in this store")
+        pending = [rollout_id for rollout_id in wanted if not found[rollout_id].is_final]
         if len(pending) > allowed and (timeout is None or timeout > 0):
-            waiter = engine.new_waiter(pending, allowed)
-            try:
-                while True:
-                    # Looking again after the registration: some may have ended in between.
-                    asked = engine.room.pending(waiter)
+            del found
+            await self._wait(engine, pending, allowed, give_up)
+            found = {rollout.rollout_id: rollout for rollout in await self._these(wanted)}
+        return [found[name] for name in wanted if name in found and found[name].is_final]
+
+    async def _these(self, rollout_ids: Sequence[str]) -> list[RolloutV2]:
+        found = await self._engine.read(queries.these_rollouts(rollout_ids))
+        return [read_whole(row)[1] for row in found]
+
+    async def _wait(
+        self, engine: Engine, rollout_ids: list[str], allowed: int, give_up: float | None
+    ) -> None:
+        """Wait until no more than ``allowed`` of these rollouts are open."""
+        waiter = engine.new_waiter(rollout_ids, allowed)
+        try:
+            while True:
+                # Looking again after the registration: some may have ended in between.
+                asked = engine.room.pending(waiter)
+                if len(asked) > allowed:
                     found = await engine.read(queries.unfinished(asked))
-                    pending = queries.read_unfinished(found, asked, known=True)
-                    engine.room.narrow(waiter, pending)
-                    left = None if give_up is None else give_up - time.monotonic()
-                    if len(pending) <= allowed or (left is not None and left <= 0):
-                        break
-                    await waiter.wait(left)
-            finally:
-                engine.room.leave(waiter)
-        found = await engine.read(queries.these_rollouts(wanted))
-        final = {rollout.rollout_id: rollout for _, rollout, _ in map(read_whole, found)}
-        return [final[rollout_id] for rollout_id in wanted if rollout_id in final]
+                    asked = [string(row[0]) for row in found]
+                    engine.room.narrow(waiter, set(asked))
+                left = None if give_up is None else give_up - time.monotonic()
+                if len(asked) <= allowed or (left is not None and left <= 0):
+                    return
+                await waiter.wait(left)
+        finally:
+            engine.room.leave(waiter)
 
     # Workers, runs, the store itself
 

@@ -36,7 +36,7 @@ def find_fast_directory() -> Path | None:
 
     There a server promises nothing against a loss of power, which no test can see, and commits cost no disk's time.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - only directories made by mkdtemp go there
+    memory = Path("/dev/shm")
     has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
     return memory if has_room else None
 

@@ -53,11 +53,15 @@ class Wire:
     Args:
         connection: The connection, in autocommit mode.
         patience: How long the server may be silent before the connection counts as lost, in seconds.
+
+    Attributes:
+        backend: The server's process, and since when it runs.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection, patience: float) -> None:
         self.connection = connection
         self._pg = connection.pgconn
+        self.backend: tuple[Parameter, Parameter] = (Parameter(b"0"), Parameter(None))
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._loop = asyncio.get_running_loop()
@@ -78,8 +82,9 @@ class Wire:
             raise ConnectionLostError(settings.hide(str(error))) from None
         wire = cls(connection, settings.retry_seconds)
         try:
-            await wire.run(
+            first, *_ = await wire.run(
                 [
+                    Statement("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"),
                     Statement(
                         "SELECT set_config('search_path', $1, false), set_config('client_encoding', 'UTF8', false)",
                         (Parameter(f'"{settings.schema}"'.encode()),),
@@ -92,6 +97,8 @@ class Wire:
                     *(Statement(f"SELECT set_config('{name}', 'off', false)") for name in _PLANNING),
                 ]
             )
+            pid, since = rows(first)[0]
+            wire.backend = (Parameter(pid), Parameter(since))
         except ServerError as error:
             await wire.close()
             raise ConnectionLostError(str(error)) from None
@@ -99,11 +106,6 @@ class Wire:
             await wire.close()
             raise
         return wire
-
-    @property
-    def pid(self) -> int:
-        """The server's process."""
-        return self._pg.backend_pid
 
     async def close(self) -> None:
         """Close the connection."""

@@ -1,7 +1,7 @@
 """What a transaction works on: rollouts and attempts that it has locked and read, and what is to be written of them.
 
-The operations of a group run on these objects one after the other, in memory; see ``loading`` for how they get here, and
-``saving`` for where they go.
+The operations of a group run on these objects one after the other, in memory; see ``loading`` for how they get here,
+and ``saving`` for where they go.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -13,9 +13,10 @@ from lightning_core.errors import LightningError, StoreClosedError, StoreUnavail
 
 from .link import Backoff, Link
 from .loading import EXPIRY_BATCH, load
+from .rows import integer
 from .saving import save
 from .settings import ConnectionLostError, ServerError, Settings
-from .text import number, word
+from .text import Parameter, word
 from .wire import Statement, Wire, rows
 from .work import Needs, Operation, Work
 
@@ -23,15 +24,13 @@ __all__ = ["Job", "Queue", "Writer", "answer"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
-
 # Bound how long the first operation of a group waits for the last one.
 _GROUP_LIMIT = 256
 _GROUP_WEIGHT = 8_000_000
 
 _UNIQUE_VIOLATION = "23505"
-# Serialization failure, deadlock, and a lock that was not to be had.
-_TRANSIENT = frozenset({"40001", "40P01", "55P03"})
+# Serialization failure, deadlock, a lock that was not to be had, and a key that somebody else has used again.
+_TRANSIENT = frozenset({"40001", "40P01", "55P03", _UNIQUE_VIOLATION})
 
 
 class Job(Generic[T]):
@@ -117,8 +116,9 @@ class Queue:
 class Writer:
     """Runs operations in transactions, each of all that was asked for while the ones before were under way.
 
-    A group is committed at once or not at all; an operation that fails takes nothing else with it. What a transaction
-    did whose commit got no answer is looked up: PostgreSQL knows of every recent transaction whether it was committed.
+    A group is committed at once or not at all; an operation that fails takes nothing else with it. Each transaction
+    leaves the writer's mark, so that one whose commit got no answer can be told from one that was not committed.
+    (PostgreSQL's own number of the transaction would not do: after a crash the server may draw it again.)
 
     Args:
         settings: Where to connect to.
@@ -131,22 +131,41 @@ class Writer:
         self._queue = queue
         self._announce = announce
         self._link = Link(settings)
+        self._id = secrets.token_hex(8)
+        self._transaction = 0
 
     async def run(self) -> None:
         """Work until the queue is closed."""
         try:
             while jobs := await self._queue.take(_GROUP_LIMIT, _GROUP_WEIGHT):
-                await self._do(jobs)
+                try:
+                    await self._do(jobs)
+                except Exception as error:
+                    # A mistake in this package: nobody must wait for ever.
+                    await self._link.drop()
+                    for job in jobs:
+                        job.error = error
                 answer(jobs)
+            await self._leave()
         finally:
             await self._link.drop()
 
+    async def _leave(self) -> None:
+        """Remove the writer's mark, along with those of writers that could not."""
+        if self._transaction:
+            try:
+                wire = await self._link.wire()
+                await wire.run([Statement(_LEAVE, (word(self._id),))])
+            except (ConnectionLostError, ServerError):
+                # Another will, in a week.
+                return
+
     async def _do(self, jobs: list[Job[Any]]) -> None:
         """Run a group, however often it takes, until each job has its result or its error."""
-        loop = asyncio.get_running_loop()
         careful, backoff = False, Backoff()
-        began = loop.time()
-        while True:
+        began = asyncio.get_running_loop().time()
+        while jobs:
+            problem: Exception
             try:
                 wire = await self._link.wire()
                 while await self._transact(wire, jobs, careful):
@@ -155,31 +174,27 @@ class Writer:
                 return
             except ConnectionLostError as error:
                 await self._link.drop()
-                if not (jobs := self._give_up(jobs, error, began)):
-                    return
-                await backoff.rest()
+                problem = error
             except ServerError as error:
                 await self._roll_back()
                 if error.sqlstate == _UNIQUE_VIOLATION and not careful:
                     # A span that is stored already, or a key that somebody else has just used: look first.
                     careful = True
-                elif error.sqlstate in _TRANSIENT or error.sqlstate == _UNIQUE_VIOLATION:
-                    if not (jobs := self._give_up(jobs, self._settings.explain(error), began)):
-                        return
-                    await backoff.rest()
-                elif len(jobs) > 1:
-                    for job in jobs:
-                        await self._do([job])
+                    continue
+                if error.sqlstate not in _TRANSIENT:
+                    await self._single_out(jobs, error)
                     return
-                else:
-                    jobs[0].error = self._settings.explain(error)
-                    return
-            except Exception as error:
-                # A mistake in this package: nobody must wait for ever.
-                await self._link.drop()
-                for job in jobs:
-                    job.error = error
-                return
+                problem = self._settings.explain(error)
+            jobs = self._give_up(jobs, problem, began)
+            await backoff.rest()
+
+    async def _single_out(self, jobs: list[Job[Any]], error: ServerError) -> None:
+        """The server has refused something for good: find out whose it is."""
+        if len(jobs) == 1:
+            jobs[0].error = self._settings.explain(error)
+            return
+        for job in jobs:
+            await self._do([job])
 
     def _give_up(self, jobs: list[Job[Any]], error: Exception, began: float) -> list[Job[Any]]:
         """Fail those jobs whose time is over and return the others."""
@@ -217,46 +232,42 @@ class Writer:
         if work.is_idle:
             await wire.run([Statement("ROLLBACK")])
         else:
+            self._transaction += 1
             try:
-                await save(wire, work)
+                await save(wire, work, self._id, self._transaction)
             except ConnectionLostError:
-                pid = wire.pid
                 await self._link.drop()
-                if not await self._was_committed(loader.transaction, pid, jobs):
+                if not await self._was_committed(wire.backend, jobs):
                     raise
         self._announce(work)
         return again
 
-    async def _was_committed(self, transaction: str, pid: int, jobs: Iterable[Job[Any]]) -> bool:
-        """Find out what became of a transaction whose commit got no answer."""
+    async def _was_committed(self, backend: tuple[Parameter, Parameter], jobs: Iterable[Job[Any]]) -> bool:
+        """Find out what became of the last transaction, whose commit got no answer."""
         deadline = max(job.deadline for job in jobs)
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         while loop.time() < deadline:
             try:
                 wire = await self._link.wire()
-                [result] = await wire.run(
-                    [Statement("SELECT pg_xact_status($1::xid8)", (word(transaction),))]
-                )
-                status = rows(result)[0][0]
-                if status == b"in progress":
-                    # Its process has not noticed yet that nobody listens any more.
-                    await wire.run([Statement(_END, (number(pid), word(transaction)))])
-                else:
-                    return status == b"committed"
-            except ConnectionLostError:
+                [ended] = await wire.run([Statement(_END, backend)])
+                if not rows(ended):
+                    # The process that served the transaction is gone, and with it all doubt.
+                    [found] = await wire.run([Statement(_MARK, (word(self._id),))])
+                    return any(integer(row[0]) == self._transaction for row in rows(found))
+            except (ConnectionLostError, ServerError):
                 await self._link.drop()
-            except ServerError as error:
-                _log.warning("what became of transaction %s cannot be told: %s", transaction, error)
-                return False
             await backoff.rest()
         return False
 
 
+# It may not have noticed yet that nobody listens any more, and would go on to hold its locks.
 _END = (
-    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-    "WHERE pid = $1::int4 AND backend_xid = ($2::xid8)::xid"
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE pid = $1::int4 AND backend_start = $2::timestamptz"
 )
+_MARK = "SELECT transaction FROM writers WHERE id = $1::text"
+_LEAVE = "DELETE FROM writers WHERE id = $1::text OR time < now() - interval '7 days'"
 
 
 def _run(job: Job[Any], work: Work) -> None:
