@@ -26,7 +26,7 @@ class JournalStore(InMemoryLightningStore):
             raise StoreUnavailableError(f"{path} cannot be opened as a journal: {error}") from error
 
     def journal(self, record: Any) -> None:
-        line = json.dumps([time.time(), type(record).__name__, record.model_dump(mode="json")])
+        line = json.dumps([time.time(), type(record).__name__, record.model_dump()])
         self._file.write(line.encode() + b"\n")
 
     async def close(self) -> None:
