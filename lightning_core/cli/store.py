@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from lightning_core.cli.moments import format_moment, moment_option
+from lightning_core.cli.serve import serve
 from lightning_core.cli.stores import open_store, store_option
 from lightning_core.store.base import StoreStatistics
 
@@ -19,6 +20,9 @@ _PAGE = 1000
 @click.group()
 def store() -> None:
     """Serve a store over HTTP, and look after what it keeps."""
+
+
+store.add_command(serve)
 
 
 @store.command()

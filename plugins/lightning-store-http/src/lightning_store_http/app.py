@@ -79,6 +79,7 @@ class StoreApp:
             routes=[
                 Route(_HEALTH, self._health, methods=["GET"]),
                 Route(f"{API_PATH}/store", self._describe, methods=["GET"]),
+                Route(f"{API_PATH}/openapi.json", self._document, methods=["GET"]),
                 Route(BATCH_PATH, self._batch, methods=["POST"]),
                 *rest_routes(service),
                 *routes(service.store, max_body_bytes=service.limits.max_body_bytes),
@@ -162,6 +163,12 @@ class StoreApp:
                 "durable": store.capabilities.durable,
             }
         )
+
+    async def _document(self, request: Request) -> Response:
+        from . import __version__
+        from .openapi import openapi_document
+
+        return _json(openapi_document(__version__))
 
     async def _batch(self, request: Request) -> Response:
         # Answered before it comes here; the route makes other methods a 405.

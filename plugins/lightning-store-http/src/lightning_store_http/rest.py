@@ -5,10 +5,10 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Any, Union, cast, get_args, get_origin
+from typing import Any, TypeAlias, Union, cast, get_args, get_origin
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,26 +24,37 @@ from .wire import API_PATH, JSON
 
 __all__ = ["adapter", "list_fields", "rest_routes"]
 
+_Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
 
 def rest_routes(service: Service) -> list[Route]:
-    """Make a route for each operation that has one."""
+    """Make a route for each path, which knows all of its methods."""
+    paths: dict[str, dict[str, _Endpoint]] = {}
+    for operation in OPERATIONS.values():
+        if operation.method is not None:
+            paths.setdefault(operation.path, {})[operation.method] = _endpoint(service, operation)
     return [
-        Route(API_PATH + operation.path, _endpoint(service, operation), methods=[operation.method])
-        for operation in OPERATIONS.values()
-        if operation.method is not None
+        Route(API_PATH + path, _choose(endpoints), methods=list(endpoints))
+        for path, endpoints in paths.items()
     ]
 
 
-def _endpoint(service: Service, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+def _choose(endpoints: dict[str, _Endpoint]) -> _Endpoint:
+    async def endpoint(request: Request) -> Response:
+        # A HEAD is a GET of which the body is not sent.
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return endpoint
+
+
+def _endpoint(service: Service, operation: Operation) -> _Endpoint:
     async def endpoint(request: Request) -> Response:
         if operation.method == "GET":
-            given = _read_query(request, operation.arguments)
+            arguments = operation.arguments.model_validate_strings(_read_query(request, operation.arguments))
         else:
             given = await _read_json(request, operation, service.limits.max_body_bytes)
-        clash = given.keys() & request.path_params.keys()
-        if clash:
-            raise RequestError(422, f"{min(clash)}: it is given by the path already")
-        arguments = operation.arguments.model_validate(given | request.path_params)
+            # Written and read again: only from JSON are numbers strictly numbers, and lists tuples.
+            arguments = operation.arguments.model_validate_json(to_json(given), strict=True)
         result = (await service.perform(operation, arguments, request.receive)).result
         if operation.result is None:
             return Response(status_code=204)
@@ -64,7 +75,7 @@ def _read_query(request: Request, model: type[Arguments]) -> dict[str, Any]:
             raise RequestError(422, f"{name}: it is given twice")
         else:
             given[name] = value
-    return given
+    return _with_path(request, given)
 
 
 async def _read_json(request: Request, operation: Operation, limit: int) -> dict[str, Any]:
@@ -74,7 +85,7 @@ async def _read_json(request: Request, operation: Operation, limit: int) -> dict
             422, f"{next(iter(request.query_params))[:100]}: arguments of this request go into its body"
         )
     if not body:
-        return {}
+        return _with_path(request, {})
     if content_type(request.scope) != JSON:
         raise RequestError(415, f"the body must be {JSON}")
     try:
@@ -82,10 +93,17 @@ async def _read_json(request: Request, operation: Operation, limit: int) -> dict
     except ValueError as error:
         raise RequestError(400, f"the body is no JSON: {error}") from None
     if operation.body is not None:
-        return {operation.body: value}
+        return _with_path(request, {operation.body: value})
     if not isinstance(value, dict):
         raise RequestError(422, "the body must be a JSON object")
-    return cast("dict[str, Any]", value)
+    return _with_path(request, cast("dict[str, Any]", value))
+
+
+def _with_path(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    clash = given.keys() & request.path_params.keys()
+    if clash:
+        raise RequestError(422, f"{min(clash)}: it is given by the path already")
+    return given | request.path_params
 
 
 @cache

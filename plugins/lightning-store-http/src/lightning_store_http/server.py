@@ -44,7 +44,8 @@ class LightningStoreServer:
             the data if the store is durable, so that the server may be restarted, else one for this store object.
         max_body_bytes: The largest body of a request, in bytes, before and after decompression.
         max_batch: The most operations in a batch, and the most rollouts or spans in an operation.
-        forward_to: An OTLP endpoint that gets a copy of every span.
+        max_wait: The longest that a request may wait for work or an end, in seconds; clients ask again.
+        forward_to: An OTLP endpoint that gets a copy of every span, such as ``http://127.0.0.1:4318``.
         stop_seconds: How long :meth:`stop` waits for requests that are being answered, in seconds.
 
     Raises:
@@ -61,13 +62,14 @@ class LightningStoreServer:
         nonce: str | None = None,
         max_body_bytes: int = Limits.max_body_bytes,
         max_batch: int = Limits.max_batch,
+        max_wait: float = Limits.max_wait,
         forward_to: str | None = None,
         stop_seconds: float = 10.0,
     ) -> None:
         if token is None and host not in _LOOPBACK:
             raise ConfigurationError(
-                f"a server on {host!r} can be reached from other machines: give it a token, such as "
-                "secrets.token_urlsafe(), or let it listen on 127.0.0.1"
+                f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file on "
+                "the command line), or let it listen on 127.0.0.1"
             )
         if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
             raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
@@ -76,7 +78,7 @@ class LightningStoreServer:
         self.token = token or secrets.token_urlsafe(24)
         self._port = port
         self._nonce = nonce
-        self._limits = Limits(max_body_bytes, max_batch)
+        self._limits = Limits(max_body_bytes, max_batch, max_wait)
         self._forward_to = forward_to
         self._stop_seconds = stop_seconds
         self._app: StoreApp | None = None
@@ -89,6 +91,11 @@ class LightningStoreServer:
     def port(self) -> int:
         """The port; the one that was picked, once the server has started."""
         return self._port
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def url(self) -> str:
