@@ -1,4 +1,4 @@
-"""The fault campaign: ``python -m tests.faults --store sqlite --rollouts 2000 --seed 1``.
+"""The fault campaign: ``python -m tests.faults --store sqlite --rollouts 4000 --seed 1``.
 
 Thousands of rollouts pass through a server over a durable store, while runners are killed and paused, the server is
 killed and started again, connections are cut and delayed, the disk fills up, clocks jump, and rollouts are cancelled.
@@ -38,6 +38,7 @@ from .verify import verify
 
 TOKEN = "campaign"
 RUNNERS = 3
+INJECTORS = 3
 CONFIG = RolloutConfig(max_attempts=1_000, unresponsive_seconds=4.0)
 
 
@@ -121,6 +122,7 @@ class Campaign:
     def __init__(self, spec: str, folder: Path, seed: int, rollouts: int) -> None:
         self.spec = spec
         self.folder = folder
+        self.seed = seed
         self.random = random.Random(seed)
         self.number = rollouts
         self.injected: Counter[str] = Counter()
@@ -131,7 +133,9 @@ class Campaign:
         self.journals: list[Path] = []
         self.leaks: Counter[str] = Counter({"processes": 0, "files": 0, "threads": 0})
         self.baseline: dict[str, Any] = {}
-        self._busy = asyncio.Lock()
+        # One fault at a time for each: a server that is being started cannot be asked for a full disk.
+        self._server_lock = asyncio.Lock()
+        self._runner_locks = [asyncio.Lock() for _ in range(RUNNERS)]
 
     async def run(self) -> None:
         """Run everything to the end."""
@@ -143,23 +147,31 @@ class Campaign:
             self.client = LightningStoreClient(self.url, token=TOKEN, retry_seconds=120.0)
             await self.client.add_resources({"llm": LLM(endpoint="http://localhost/v1", model="m")})
             for _ in range(RUNNERS):
-                self.runners.append(await self._start_runner())
-            harm = asyncio.create_task(self._harm())
-            try:
-                await self._feed()
-            finally:
-                harm.cancel()
-                await asyncio.wait([harm])
-            if not harm.cancelled() and harm.exception():
-                raise harm.exception() or RuntimeError
-            await self._end_processes()
+                self.runners.append(await self._start_runner(self.random))
+            injectors = [
+                asyncio.create_task(self._harm(random.Random(f"{self.seed} {number}")))
+                for number in range(INJECTORS)
+            ]
+            feeding = asyncio.create_task(self._feed())
+            await asyncio.wait([feeding, *injectors], return_when=asyncio.FIRST_COMPLETED)
+            for task in injectors:
+                # Those that ended by themselves have failed, which is raised below.
+                task.cancel()
+            await asyncio.wait(injectors)
+            for task in injectors:
+                if not task.cancelled():
+                    feeding.cancel()
+                    task.result()
+            await feeding
             await self.client.close()
+            await self._end_processes()
 
     async def _end_processes(self) -> None:
         for runner in self.runners:
             await runner.kill()
+        self.proxy.cut()
         after = await self.server.ask({"count": True})
-        # Connections to the proxy that have just been cut are still being closed.
+        # Connections that have just been cut are still being closed.
         for _ in range(50):
             if after["files"] <= self.baseline["files"] + 20:
                 break
@@ -173,12 +185,12 @@ class Campaign:
     async def _start_server(self) -> Child:
         return await Child.start("serve", self.spec, str(self.port), TOKEN)
 
-    async def _start_runner(self) -> Child:
+    async def _start_runner(self, source: random.Random) -> Child:
         number = len(self.journals)
         journal = self.folder / f"journal-{number}"
         self.journals.append(journal)
         journal.touch()
-        skew = self.random.choice([0, 0, -3600, 3600, 7])
+        skew = source.choice([0, 0, -3600, 3600, 7])
         if skew:
             self.injected["runner with a wrong clock"] += 1
         return await Child.start("work", self.url, TOKEN, str(journal), str(skew), str(number))
@@ -192,7 +204,7 @@ class Campaign:
             try:
                 requests = [
                     EnqueueRequest(
-                        input={"number": number, "spans": number % 7, "pause": 0.1, "failures": 0.05},
+                        input={"number": number, "spans": number % 7, "pause": 0.5, "failures": 0.05},
                         config=CONFIG,
                         idempotency_key=f"task-{number}",
                     )
@@ -232,13 +244,13 @@ class Campaign:
 
     # The faults
 
-    async def _harm(self) -> None:
-        faults: list[tuple[Callable[[], Awaitable[None]], int]] = [
+    async def _harm(self, source: random.Random) -> None:
+        faults: list[tuple[Callable[[random.Random], Awaitable[None]], int]] = [
             (self._kill_runner, 4),
             (self._pause_runner, 2),
             (self._restart_server, 3),
             (self._cut, 6),
-            (self._delay, 3),
+            (self._delay, 2),
             (self._lose_answers, 6),
             (self._fill_disk, 3 if self.spec.startswith("sqlite") else 0),
             (self._move_clock, 3),
@@ -246,59 +258,65 @@ class Campaign:
         ]
         kinds, weights = zip(*faults, strict=True)
         while True:
-            await asyncio.sleep(self.random.uniform(0.1, 0.8))
-            (fault,) = self.random.choices(kinds, weights)
+            await asyncio.sleep(source.uniform(0.0, 1.0))
+            (fault,) = source.choices(kinds, weights)
+            # What follows from one seed must not depend on how long the machine takes for it.
+            await fault(random.Random(source.random()))
             self.injected[(fault.__doc__ or "").strip().rstrip(".")] += 1
-            await fault()
 
-    async def _kill_runner(self) -> None:
+    async def _kill_runner(self, source: random.Random) -> None:
         """Runner killed with SIGKILL."""
-        index = self.random.randrange(len(self.runners))
-        await self.runners[index].kill()
-        self.runners[index] = await self._start_runner()
+        index = source.randrange(RUNNERS)
+        async with self._runner_locks[index]:
+            await self.runners[index].kill()
+            self.runners[index] = await self._start_runner(source)
 
-    async def _pause_runner(self) -> None:
+    async def _pause_runner(self, source: random.Random) -> None:
         """Runner stopped for longer than its leases."""
-        runner = self.random.choice(self.runners)
-        runner.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(5.0)
-        runner.process.send_signal(signal.SIGCONT)
+        index = source.randrange(RUNNERS)
+        async with self._runner_locks[index]:
+            self.runners[index].process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(5.0)
+            self.runners[index].process.send_signal(signal.SIGCONT)
 
-    async def _restart_server(self) -> None:
+    async def _restart_server(self, source: random.Random) -> None:
         """Server killed with SIGKILL and started again."""
-        await self.server.kill()
-        await asyncio.sleep(self.random.uniform(0, 1.0))
-        self.server = await self._start_server()
+        async with self._server_lock:
+            await self.server.kill()
+            await asyncio.sleep(source.uniform(0, 1.0))
+            self.server = await self._start_server()
 
-    async def _cut(self) -> None:
+    async def _cut(self, source: random.Random) -> None:
         """Every connection cut."""
         self.proxy.cut()
 
-    async def _delay(self) -> None:
+    async def _delay(self, source: random.Random) -> None:
         """Connections delayed by up to a second."""
-        self.proxy.delay = self.random.uniform(0.1, 1.0)
+        self.proxy.delay = source.uniform(0.1, 1.0)
         await asyncio.sleep(1.0)
         self.proxy.delay = 0.0
 
-    async def _lose_answers(self) -> None:
+    async def _lose_answers(self, source: random.Random) -> None:
         """Answers lost after the request was served."""
-        self.proxy.lose_answers(self.random.randint(1, 5))
+        self.proxy.lose_answers(source.randint(1, 5))
 
-    async def _fill_disk(self) -> None:
+    async def _fill_disk(self, source: random.Random) -> None:
         """Disk full for a second."""
-        await self.server.ask({"disk": "full"})
-        await asyncio.sleep(1.0)
-        await self.server.ask({"disk": "free"})
+        async with self._server_lock:
+            await self.server.ask({"disk": "full"})
+            await asyncio.sleep(1.0)
+            await self.server.ask({"disk": "free"})
 
-    async def _move_clock(self) -> None:
+    async def _move_clock(self, source: random.Random) -> None:
         """Clock of the server moved."""
-        await self.server.ask({"clock": self.random.choice([-600, -30, 0, 2, 30, 600])})
+        async with self._server_lock:
+            await self.server.ask({"clock": source.choice([-600, -30, 0, 2, 30, 600])})
 
-    async def _cancel(self) -> None:
+    async def _cancel(self, source: random.Random) -> None:
         """Rollout cancelled."""
         open_ = [name for name in self.enqueued if name not in self.ended]
         if open_:
-            name = self.random.choice(open_)
+            name = source.choice(open_)
             self.cancelled.add(name)
             await self._insist(lambda: self.client.update_rollout(name, status="cancelled"))
 
@@ -349,7 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the fault campaign.")
     parser.add_argument("--store", action="append", choices=["sqlite", "postgres"])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rollouts", type=int, default=2_000, help="on each store")
+    parser.add_argument("--rollouts", type=int, default=4_000, help="on each store")
     given = parser.parse_args()
     # The children find this package from where it is.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]).rstrip(
