@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -102,6 +103,12 @@ async def agent(task, llm):
     await asyncio.Event().wait()
 """
 )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def begun(folder: Path, number: int) -> list[int]:
@@ -455,12 +462,10 @@ print(result.status, result.rollouts.get("succeeded"))
 
 def test_one_script_is_either_side(tmp_path: Path):
     """Roles, host, port and token from the environment; the runners may come first."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {"LIGHTNING_CORE_SERVER_PORT": port, "LIGHTNING_CORE_STORE_TOKEN": "known-to-both"}
+    environment = {
+        "LIGHTNING_CORE_SERVER_PORT": str(free_port()),
+        "LIGHTNING_CORE_STORE_TOKEN": "known-to-both",
+    }
     with (
         script(tmp_path, SIDES, LIGHTNING_CORE_ROLE="runner", **environment) as runners,
         script(tmp_path, SIDES, LIGHTNING_CORE_ROLE="algorithm", **environment) as algorithm,
@@ -512,3 +517,46 @@ def test_variables_that_make_no_sense_are_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=message):
         ClientServerExecutionStrategy()
+
+
+def test_runners_leave_when_the_other_side_is_gone_for_good(tmp_path: Path):
+    text = (
+        HANGING
+        + "\ntrainer(\n    store='memory', strategy={'retry_seconds': 0.5}, runner={'type': 'agent', 'heartbeat_interval': 0.5}\n).fit(agent, [1, 2])\n"
+    )
+    environment = {
+        "LIGHTNING_CORE_SERVER_PORT": str(free_port()),
+        "LIGHTNING_CORE_STORE_TOKEN": "known-to-both",
+    }
+    with (
+        script(tmp_path, text, LIGHTNING_CORE_ROLE="runner", **environment) as runners,
+        script(tmp_path, text, LIGHTNING_CORE_ROLE="algorithm", **environment) as algorithm,
+    ):
+        processes = [psutil.Process(pid) for pid in begun(tmp_path, 2)]
+        algorithm.kill()
+        algorithm.wait(PATIENCE)
+        _, errors = runners.communicate(timeout=PATIENCE)
+        assert runners.returncode == 0, errors
+        assert not any(process.is_running() for process in processes)
+
+
+def test_a_process_that_does_not_start_is_an_error_with_its_name():
+    class Slow(LitAgent[Any]):
+        def __setstate__(self, state: Any) -> None:
+            threading.Event().wait(600)
+
+    with pytest.raises(ExecutionError, match=r"lightning-runner-0 \(process \d+\) did not start within 2 s"):
+        trainer(strategy={"start_method": "forkserver", "startup_seconds": 2.0}).fit(Slow(), [1])
+
+
+def test_a_forked_process_lets_go_of_the_servers_sockets():
+    """Or a client would wait for an answer on a connection that the server has closed."""
+
+    @rollout
+    async def agent(task: Any, llm: LLM) -> float:
+        listening = [
+            one for one in psutil.Process().net_connections("inet") if one.status == psutil.CONN_LISTEN
+        ]
+        return float(len(listening))
+
+    assert trainer().fit(agent, [1]).metrics[0]["mean_reward"] == 0.0

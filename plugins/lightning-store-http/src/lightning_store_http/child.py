@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal, cast
 
-from lightning_core.errors import StoreClosedError
 from lightning_core.execution.event import StopEvent
 from lightning_core.execution.orphans import is_alive
 
@@ -141,16 +140,15 @@ class _Child:
             bundle = work.unpack() if isinstance(work, Packed) else copy.copy(work)
             asyncio.run(self._work(bundle))
         except asyncio.CancelledError as error:
+            if self._assignment.store.gone is not None:
+                return self._lost_server()
             if not self._interrupted:
                 return self._failed(error)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            gone = self._assignment.store.gone
-            if isinstance(error, StoreClosedError) and gone is not None:
-                logger.error("the server does not answer any more (%s); leaving", gone)
-                self._tell("gone", str(gone))
-                return _GONE
+            if self._assignment.store.gone is not None:
+                return self._lost_server()
             return self._failed(error)
         else:
             outcome = getattr(bundle, "outcome", None)
@@ -166,7 +164,7 @@ class _Child:
             if self._interrupted:
                 raise asyncio.CancelledError
         store = self._assignment.store
-        store.watch(self._stop, lambda worker_id: self._tell("worker", worker_id))
+        store.watch(self._stop, lambda worker_id: self._tell("worker", worker_id), self._interrupt)
         try:
             self._tell("ready", None)
             if self._assignment.side == "runner":
@@ -177,6 +175,12 @@ class _Child:
             if store.run_over:
                 self._tell("over", None)
             await store.close()
+
+    def _lost_server(self) -> int:
+        gone = self._assignment.store.gone
+        logger.error("the server does not answer any more (%s); leaving", gone)
+        self._tell("gone", str(gone))
+        return _GONE
 
     def _failed(self, error: BaseException) -> int:
         text = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -57,6 +58,8 @@ class Peer:
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
         self.compress = compress if compress is not None else not local
         self.over = False
+        self.answered = time.monotonic()
+        """When the server answered last, on the monotonic clock."""
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request."""
@@ -82,6 +85,7 @@ class Peer:
         elif nonce != self.nonce:
             raise self.stranger()
         self.over = OVER_HEADER in headers
+        self.answered = time.monotonic()
 
     def stranger(self) -> StoreUnavailableError:
         """Make the error for an answer by another server."""
@@ -109,9 +113,9 @@ class Peer:
             )  # fmt: skip
         description: Any = None
         try:
-            answer = unpack(content_type, body, strict=False)
-            description = answer.get("error") if isinstance(answer, dict) else None
-        except WireError:
+            answer: Any = unpack(content_type, body, strict=False)
+            description = answer["error"]
+        except (WireError, LookupError, TypeError):
             pass
         if status in _TRY_AGAIN:
             raise Unanswered(f"it answered {status}")
