@@ -82,6 +82,12 @@ class Answers:
         self._clock = clock
         self._peers: OrderedDict[str, Peer] = OrderedDict()
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until what is being carried out is done, but not longer than so many seconds."""
+        running = [task for peer in self._peers.values() for task in peer.running.values()]
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+
     def of(self, client: str) -> Peer:
         """Return what there is of a client, and forget those who have been silent for long."""
         now = self._clock()

@@ -33,6 +33,7 @@ __all__ = ["StoreApp", "create_app"]
 
 _HEALTH: Final = f"{API_PATH}/health"
 _COMPRESS_FROM: Final = 1024
+_FINISH_SECONDS: Final = 5.0
 
 
 def create_app(
@@ -121,6 +122,8 @@ class StoreApp:
             if self._forwarder is not None:
                 self._forwarder.start()
             await send({"type": "lifespan.startup.complete"})
+        # Also what has lost its connection is carried to its end.
+        await self.service.answers.finish(_FINISH_SECONDS)
         if self._forwarder is not None:
             await asyncio.to_thread(self._forwarder.stop)
         await send({"type": f"{message['type']}.complete"})

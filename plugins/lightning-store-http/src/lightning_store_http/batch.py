@@ -55,8 +55,8 @@ class Withdraw(Arguments):
 async def answer_batch(service: Service, scope: Scope, receive: Receive) -> Answer:
     """Answer a batch.
 
-    Each operation has a pair in the answer: ``[true, result]``, or ``[false, {"type": …, "message": …}]``. The result of
-    an operation that waits is a pair itself: whether there is nothing more to wait for, and the result proper.
+    Each operation has a pair in the answer: ``[true, result]``, or ``[false, {"type": …, "message": …}]``. The result
+    of an operation that waits is a pair itself: whether there is nothing more to wait for, and the result proper.
 
     Raises:
         RequestError, ValidationError: If it is none.

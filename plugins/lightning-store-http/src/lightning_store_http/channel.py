@@ -9,16 +9,14 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
-
-import msgpack
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from lightning_core.errors import StoreClosedError, StoreError, StoreUnavailableError
 
 from .connections import Connections
 from .failures import restore
 from .peer import Peer
-from .wire import BATCH_PATH, JSON, MSGPACK, WireError, pack, pack_json, unpack
+from .wire import BATCH_PATH, JSON, MSGPACK, WireError, pack, pack_json, pack_map, unpack
 
 __all__ = ["Call", "Channel"]
 
@@ -52,6 +50,16 @@ class Call(NamedTuple):
         except (ValueError, OverflowError):
             # Such as an integer of more than 64 bits.
             return Call(name, JSON, pack_json((name, arguments)), writes)
+
+
+_Waiting: TypeAlias = tuple[Call, asyncio.Future[Any]]
+
+
+def _settle(batch: list[_Waiting], error: Exception) -> None:
+    """Raise an error in all callers that still wait."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
 
 
 class _Numbers:
@@ -95,7 +103,7 @@ class Channel:
         self._numbers = _Numbers()
         # Calls that wait must not hold up what the server may forget of the others.
         self._waiting_numbers = _Numbers()
-        self._queue: deque[tuple[Call, asyncio.Future[Any]]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._requests: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._closing: asyncio.Future[None] = self._loop.create_future()
@@ -188,8 +196,8 @@ class Channel:
         if self._queue and not self._closing.done():
             self._flush()
 
-    def _take(self) -> list[tuple[Call, asyncio.Future[Any]]]:
-        batch: list[tuple[Call, asyncio.Future[Any]]] = []
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < _MOST_CALLS:
             call, future = self._queue[0]
@@ -202,40 +210,43 @@ class Channel:
             batch.append(self._queue.popleft())
         return batch
 
-    async def _send(self, batch: list[tuple[Call, asyncio.Future[Any]]]) -> None:
+    async def _send(self, batch: list[_Waiting]) -> None:
         give_up = time.monotonic() + self._retry_seconds
         pause = _FIRST_PAUSE
-        while batch:
-            calls = [call for call, _ in batch]
-            number = self._numbers.draw() if any(call.writes for call in calls) else None
-            try:
-                results = await self._exchange(calls, self._numbers, number, give_up, 0.0)
-            except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else self._closed())
-                if not isinstance(error, Exception):
-                    raise
-                return
-            finally:
-                if number is not None:
-                    self._numbers.close(number)
-            again: list[tuple[Call, asyncio.Future[Any]]] = []
-            for (call, future), (good, result) in zip(batch, results, strict=True):
-                if future.done():
-                    continue
-                if good:
-                    future.set_result(result)
-                    continue
-                error = restore(result)
-                if isinstance(error, StoreUnavailableError) and time.monotonic() < give_up:
-                    again.append((call, future))
-                else:
-                    future.set_exception(error)
-            batch = again
-            if batch:
+        try:
+            while batch := await self._send_once(batch, give_up):
                 await asyncio.sleep(random.uniform(0, pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
+        except Exception as error:
+            _settle(batch, error)
+        except BaseException:
+            # The event loop or the client is being closed.
+            _settle(batch, self._closed())
+            raise
+
+    async def _send_once(self, batch: list[_Waiting], give_up: float) -> list[_Waiting]:
+        """Send a batch until there is an answer, and return those calls that are worth making again."""
+        calls = [call for call, _ in batch]
+        number = self._numbers.draw() if any(call.writes for call in calls) else None
+        try:
+            results = await self._exchange(calls, self._numbers, number, give_up, 0.0)
+        finally:
+            if number is not None:
+                self._numbers.close(number)
+        again: list[_Waiting] = []
+        for (call, future), (good, result) in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if good:
+                future.set_result(result)
+                continue
+            error = restore(result)
+            # Such as a full disk, which somebody may make room on.
+            if isinstance(error, StoreUnavailableError) and time.monotonic() < give_up:
+                again.append((call, future))
+            else:
+                future.set_exception(error)
+        return again
 
     async def _exchange(
         self, calls: list[Call], numbers: _Numbers, number: int | None, give_up: float, wait: float
@@ -269,9 +280,9 @@ class Channel:
             results = unpack(response.content_type, response.body, strict=False)
         except WireError as error:
             raise StoreError(f"the server at {self._peer.url} gave an answer that is none: {error}") from None
-        if not isinstance(results, list) or len(results) != number:
+        if not isinstance(results, list) or len(cast("list[Any]", results)) != number:
             raise StoreError(f"the server at {self._peer.url} did not answer every operation of a request")
-        return results
+        return cast("list[tuple[bool, Any]]", results)
 
     def _check_open(self) -> None:
         if self._closing.done():
@@ -312,9 +323,4 @@ def _envelope(calls: list[Call], numbers: _Numbers, number: int | None) -> bytes
         return pack_json(fields)[:-1] + (b"," if fields else b"") + b'"operations":[' + b",".join(
             call.body for call in calls
         ) + b"]}"  # fmt: skip
-    packer = msgpack.Packer()
-    parts = [packer.pack_map_header(len(fields) + 1)]
-    for key, value in fields.items():
-        parts += [packer.pack(key), packer.pack(value)]
-    parts += [packer.pack("operations"), packer.pack_array_header(len(calls))]
-    return b"".join([*parts, *(call.body for call in calls)])
+    return pack_map(fields, "operations", [call.body for call in calls])

@@ -180,7 +180,7 @@ class LightningStoreClient(LightningStore):
         for index, request in enumerate(requests):
             encode(request.input, "input")
             encode(request.metadata, "metadata")
-            values = request.__dict__
+            values = vars(request)
             if values["idempotency_key"] is None:
                 values = {**values, "idempotency_key": f"{drawn}.{index}"}
             rollouts.append(values)

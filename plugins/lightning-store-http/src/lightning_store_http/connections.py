@@ -109,10 +109,11 @@ class Connections:
 
     async def close(self) -> None:
         """Close all connections; requests that are under way fail."""
+        ends = [connection.lost for connection in self._all]
         self.abort()
-        # The sockets are closed in the loop's next round.
-        while self._all:
-            await asyncio.sleep(0)
+        if ends:
+            # The sockets are closed in the loop's next round.
+            await asyncio.wait(ends)
 
     def abandon(self) -> None:
         """Close all connections of a loop that was closed before them, and cannot do it any more."""
@@ -131,6 +132,7 @@ class _Connection(asyncio.Protocol):
         self._parser: HttpResponseParser | None = None
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
+        self.lost: asyncio.Future[None] = loop.create_future()
         self.reusable = True
         self.idle_since = 0.0
 
@@ -196,6 +198,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._group.discard(self)
+        if not self.lost.done() and not self._loop.is_closed():
+            self.lost.set_result(None)
         self._fail(ConnectionResetError(f"the connection was lost{f': {exc}' if exc else ''}"))
 
     # The parser's calls

@@ -165,7 +165,7 @@ def _in_query(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batch(schema: dict[str, Any]) -> dict[str, Any]:
-    pair = {"type": "array", "items": {}, "minItems": 2, "maxItems": 2}
+    pair: dict[str, Any] = {"type": "array", "items": {}, "minItems": 2, "maxItems": 2}
     answer = {"type": "array", "items": pair}
     return {
         "operationId": "batch",

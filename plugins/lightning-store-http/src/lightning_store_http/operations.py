@@ -61,12 +61,11 @@ class Operation:
     async def run(self, store: LightningStore, arguments: a.Arguments) -> Any:
         """Call the store, and hide the keys that clients have drawn themselves."""
         result = await self.call(store, arguments)
-        if isinstance(result, RolloutV2):
-            _hide_key(result)
-        elif isinstance(result, list) and result and isinstance(result[0], RolloutV2):
-            for rollout in cast("list[RolloutV2]", result):
+        found: list[Any] = cast("list[Any]", result) if isinstance(result, list) else [result]
+        if found and isinstance(found[0], RolloutV2):
+            for rollout in found:
                 _hide_key(rollout)
-        return result
+        return cast("Any", result)
 
 
 def _hide_key(rollout: RolloutV2) -> None:

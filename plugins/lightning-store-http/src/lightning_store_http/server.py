@@ -8,16 +8,15 @@ import secrets
 import socket
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
+
+import uvicorn
 
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
 from lightning_core.store.base import LightningStore
 
 from .app import StoreApp, create_app
 from .service import Limits
-
-if TYPE_CHECKING:
-    import uvicorn
 
 __all__ = ["LightningStoreServer"]
 
@@ -68,8 +67,8 @@ class LightningStoreServer:
     ) -> None:
         if token is None and host not in _LOOPBACK:
             raise ConfigurationError(
-                f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file on "
-                "the command line), or let it listen on 127.0.0.1"
+                f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file "
+                "on the command line), or let it listen on 127.0.0.1"
             )
         if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
             raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
@@ -82,7 +81,7 @@ class LightningStoreServer:
         self._forward_to = forward_to
         self._stop_seconds = stop_seconds
         self._app: StoreApp | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._over = False
         self._failure: Exception | None = None
@@ -127,30 +126,15 @@ class LightningStoreServer:
         """
         if self._thread is not None:
             raise ExecutionError(f"the server at {self.url} has started already")
-        import uvicorn
-
         listener = self._listen()
         self._port = listener.getsockname()[1]
         self._app = create_app(
             self.store, token=self.token, nonce=self._nonce, limits=self._limits, forward_to=self._forward_to
         )
         self._app.service.over = self._over
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._app,
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=max(1, round(self._stop_seconds)),
-                backlog=2048,
-            )
-        )
+        self._failure = None
         ready = threading.Event()
+        self._server = _Server(self._app, ready, self._stop_seconds)
         self._thread = threading.Thread(
             target=self._run, args=(self._server, listener, ready), name="lightning-store-server", daemon=True
         )
@@ -165,7 +149,7 @@ class LightningStoreServer:
         if thread is None or server is None or app is None:
             return
         app.service.drain()
-        server.should_exit = True
+        server.end()
         thread.join(self._stop_seconds + 5)
         if thread.is_alive():
             server.force_exit = True
@@ -206,10 +190,10 @@ class LightningStoreServer:
         listener.setblocking(False)
         return listener
 
-    def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+    def _run(self, server: _Server, listener: socket.socket, ready: threading.Event) -> None:
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
-                runner.run(self._serve(server, listener, ready))
+                runner.run(self._serve(server, listener))
         except Exception as error:
             if not server.started:
                 self._failure = error
@@ -219,14 +203,10 @@ class LightningStoreServer:
             listener.close()
             ready.set()
 
-    async def _serve(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+    async def _serve(self, server: _Server, listener: socket.socket) -> None:
         assert self._app is not None
         await self._app.service.identify()
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.002)
-        ready.set()
-        await serving
+        await server.serve(sockets=[listener])
 
     def __enter__(self) -> Self:
         self.start()
@@ -245,6 +225,52 @@ class LightningStoreServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started, and waits for its end instead of looking for it ten times a second."""
+
+    def __init__(self, app: StoreApp, ready: threading.Event, stop_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                # Longer than clients keep an idle connection, so that it is they who close it.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, round(stop_seconds)),
+            )
+        )
+        self._ready = ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets=sockets)
+        self._loop = asyncio.get_running_loop()
+        self._ready.set()
+
+    async def main_loop(self) -> None:
+        """Serve until the end."""
+        await self.on_tick(0)
+        if not self.should_exit:
+            await self._ended.wait()
+
+    def end(self) -> None:
+        """Begin to stop; may be called from any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:
+                # It has ended by itself.
+                return
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Final
 
-import msgpack
+from pydantic import BaseModel
 
 from lightning_core.store.encoding import decode
 from lightning_core.types import ResourcesUpdate, Run
@@ -22,8 +24,12 @@ __all__ = [
     "WireError",
     "pack",
     "pack_json",
+    "pack_map",
     "unpack",
 ]
+
+# It comes without types.
+_msgpack: Any = import_module("msgpack")
 
 API_PATH: Final = "/v1"
 BATCH_PATH: Final = "/v1/batch"
@@ -49,7 +55,7 @@ def pack(value: Any) -> bytes:
     Raises:
         ValueError, TypeError, OverflowError: If msgpack cannot hold it.
     """
-    return msgpack.packb(value, default=_plain, unicode_errors="surrogatepass")
+    return _msgpack.packb(value, default=_plain, unicode_errors="surrogatepass")
 
 
 def pack_json(value: Any) -> bytes:
@@ -59,6 +65,16 @@ def pack_json(value: Any) -> bytes:
         ValueError, TypeError, RecursionError: If JSON cannot hold it.
     """
     return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
+def pack_map(fields: dict[str, Any], last: str, items: Sequence[bytes]) -> bytes:
+    """Write a mapping as msgpack, with one more field at the end, a list of items that are written already."""
+    packer = _msgpack.Packer()
+    parts: list[bytes] = [packer.pack_map_header(len(fields) + 1)]
+    for key, value in fields.items():
+        parts += [packer.pack(key), packer.pack(value)]
+    parts += [packer.pack(last), packer.pack_array_header(len(items)), *items]
+    return b"".join(parts)
 
 
 def unpack(content_type: str, body: bytes, *, strict: bool = True) -> Any:
@@ -75,9 +91,9 @@ def unpack(content_type: str, body: bytes, *, strict: bool = True) -> Any:
     try:
         if content_type == MSGPACK:
             limits: dict[str, Any] = {"max_bin_len": 0, "max_ext_len": 0} if strict else {}
-            return msgpack.unpackb(body, strict_map_key=strict, unicode_errors="surrogatepass", **limits)
+            return _msgpack.unpackb(body, strict_map_key=strict, unicode_errors="surrogatepass", **limits)
         return decode(body.decode())
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, _msgpack.UnpackException) as error:
         raise WireError(f"the body is no {content_type}: {error}") from None
 
 
@@ -85,6 +101,6 @@ def _plain(value: Any) -> Any:
     """Turn a model into a dict. The packer calls it for what it does not know."""
     if isinstance(value, ResourcesUpdate | Run):
         return value.model_dump(mode="json")
-    if hasattr(type(value), "model_fields"):
+    if isinstance(value, BaseModel):
         return value.__dict__
     raise TypeError(f"a value of type {type(value).__name__} cannot go over the network")
