@@ -522,7 +522,11 @@ def test_variables_that_make_no_sense_are_named(
 def test_runners_leave_when_the_other_side_is_gone_for_good(tmp_path: Path):
     text = (
         HANGING
-        + "\ntrainer(\n    store='memory', strategy={'retry_seconds': 0.5}, runner={'type': 'agent', 'heartbeat_interval': 0.5}\n).fit(agent, [1, 2])\n"
+        + """
+trainer(
+    store="memory", strategy={"retry_seconds": 0.5}, runner={"type": "agent", "heartbeat_interval": 0.5}
+).fit(agent, [1, 2])
+"""
     )
     environment = {
         "LIGHTNING_CORE_SERVER_PORT": str(free_port()),
