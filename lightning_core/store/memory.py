@@ -15,7 +15,7 @@ from lightning_core.errors import (
     UnknownAttemptError,
     UnknownRolloutError,
 )
-from lightning_core.store import lifecycle
+from lightning_core.store import lifecycle, vacuum
 from lightning_core.store.base import (
     UNSET,
     EnqueueRequest,
@@ -24,18 +24,18 @@ from lightning_core.store.base import (
     StoreCapabilities,
     StoreStatistics,
 )
-from lightning_core.store.tables import (
+from lightning_core.store.entries import (
     AttemptEntry,
     Record,
     RolloutEntry,
-    Tables,
-    Waiter,
     conflict,
     new_id,
     new_rollout,
     refuse_conflicts,
 )
+from lightning_core.store.tables import Tables
 from lightning_core.store.values import require_json
+from lightning_core.store.waiting import Waiter
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -149,7 +149,7 @@ class InMemoryLightningStore(LightningStore):
                     self._tables.insert(new)
                     self.journal(new)
                 stored.append((new if known is None else self._tables.rollouts[known].rollout).detached())
-            self._tables.wake_workers(len(stored))
+            self._tables.waiting.wake_workers(len(stored))
         return stored
 
     # Taking work out
@@ -174,17 +174,17 @@ class InMemoryLightningStore(LightningStore):
                 if taken or limit <= 0 or left <= 0:
                     return taken
                 waiter = Waiter()
-                self._tables.wait_for_work(waiter, run_id, (worker_id, prefix))
+                self._tables.waiting.wait_for_work(waiter, run_id, (worker_id, prefix))
                 seconds = self._tables.until_due(left, now)
             woken = False
             try:
                 woken = await waiter.wait(seconds)
             finally:
                 with self._lock:
-                    registered = self._tables.stop_waiting_for_work(waiter)
+                    registered = self._tables.waiting.leave_work(waiter)
                     if not woken and not registered:
                         # It was woken, and was cancelled before it could take the work: somebody else must.
-                        self._tables.wake_workers(1)
+                        self._tables.waiting.wake_workers(1)
 
     def _take(
         self,
@@ -198,7 +198,7 @@ class InMemoryLightningStore(LightningStore):
         tables = self._tables
         if worker_id is not None and prefix is not None and (begun := tables.begun(worker_id, prefix)):
             # Whoever was woken for new work, and gets this instead, must wake another.
-            tables.wake_workers(1)
+            tables.waiting.wake_workers(1)
             return begun
         queue = tables.queue if run_id is None else tables.run_queues.get(run_id, {})
         taken = [
@@ -206,7 +206,7 @@ class InMemoryLightningStore(LightningStore):
             for rollout_id in list(islice(queue, max(limit, 0)))
         ]
         if taken and prefix is not None:
-            tables.wake_request((worker_id, prefix))
+            tables.waiting.wake_request((worker_id, prefix))
         return taken
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
@@ -523,9 +523,7 @@ class InMemoryLightningStore(LightningStore):
                             {name for name in wanted if not self._tables.entry(name).rollout.is_final},
                             allowed,
                         )
-                        self._tables.waiting.add(waiter)
-                        for name in waiter.pending:
-                            self._tables.end_waiters.setdefault(name, []).append(waiter)
+                        self._tables.waiting.wait_for_ends(waiter)
                     left = None if give_up is None else give_up - time.monotonic()
                     if waiter.done or (left is not None and left <= 0):
                         found = (self._tables.rollouts.get(name) for name in wanted)
@@ -539,7 +537,7 @@ class InMemoryLightningStore(LightningStore):
         finally:
             if waiter is not None:
                 with self._lock:
-                    self._tables.stop_waiting(waiter)
+                    self._tables.waiting.leave_ends(waiter)
 
     # Workers, runs, the store itself
 
@@ -594,7 +592,7 @@ class InMemoryLightningStore(LightningStore):
         deleted = StoreStatistics()
         with self._lock:
             self._tables.enter()
-            old = self._tables.ended_before(before)
+            old = vacuum.ended_before(self._tables, before)
         for start in range(0, len(old), _VACUUM_BATCH):
             with self._lock:
                 self._tables.enter()
@@ -603,11 +601,11 @@ class InMemoryLightningStore(LightningStore):
             await asyncio.sleep(0)
         with self._lock:
             self._tables.enter()
-            self._delete(self._tables.old_rest(before), deleted)
+            self._delete(vacuum.old_rest(self._tables, before), deleted)
         return deleted
 
     def _delete(self, deletion: Deletion, deleted: StoreStatistics) -> None:
-        self._tables.delete(deletion, deleted)
+        vacuum.delete(self._tables, deletion, deleted)
         if any(vars(deletion).values()):
             self.journal(deletion)
 
@@ -635,9 +633,7 @@ class InMemoryLightningStore(LightningStore):
         """Refuse further calls and wake everybody who waits."""
         with self._lock:
             self._tables.closed = True
-            waiters = (*self._tables.work_waiters, *self._tables.waiting)
-        for waiter in waiters:
-            waiter.wake()
+            self._tables.waiting.wake_all()
 
     def _require_keepable(self, **values: Any) -> None:
         """Refuse what a journal could not write, before anything is changed."""

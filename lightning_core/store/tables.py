@@ -1,30 +1,26 @@
-"""What the memory store holds: rollouts, attempts and spans with their indexes, the queue, and who waits."""
+"""What the memory store holds, with its indexes and its queue, and the operations of which the store's are made."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any
 
 from lightning_core.errors import (
-    SpanConflictError,
     StoreClosedError,
     UnknownAttemptError,
     UnknownRolloutError,
 )
-from lightning_core.store import lifecycle
-from lightning_core.store.base import EnqueueRequest, StoreStatistics
+from lightning_core.store import lifecycle, vacuum
+from lightning_core.store.base import StoreStatistics
+from lightning_core.store.entries import AttemptEntry, Record, RolloutEntry, new_id
+from lightning_core.store.waiting import WaitingRoom
 from lightning_core.types import (
-    FINAL_ROLLOUT_STATUSES,
     Attempt,
     AttemptedRollout,
-    Deletion,
     ResourcesUpdate,
-    RolloutConfig,
     RolloutStatus,
     RolloutV2,
     Run,
@@ -34,102 +30,7 @@ from lightning_core.types import (
 )
 from lightning_core.types._model import copy_value
 
-__all__ = [
-    "AttemptEntry",
-    "Record",
-    "RolloutEntry",
-    "Tables",
-    "Waiter",
-    "conflict",
-    "new_id",
-    "new_rollout",
-    "refuse_conflicts",
-]
-
-Request: TypeAlias = tuple[str | None, str | None]
-"""The worker that dequeues, and how the ids of the attempts begin by which it would know them again."""
-
-Record: TypeAlias = RolloutV2 | Attempt | Span | ResourcesUpdate | Worker | Run | RunState | Deletion
-"""Everything that a store keeps, and the deletion of some of it."""
-
-
-class AttemptEntry:
-    """An attempt and its spans."""
-
-    __slots__ = ("attempt", "last_sequence_id", "sequence_ids", "sorted", "spans")
-
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt = attempt
-        self.spans: dict[str, Span] = {}
-        self.sequence_ids: set[int] = set()
-        self.last_sequence_id = 0
-        self.sorted = True
-
-    def ordered(self) -> Iterable[Span]:
-        """The spans in the order of their sequence ids."""
-        if not self.sorted:
-            self.spans = dict(sorted(self.spans.items(), key=lambda item: item[1].sequence_id))
-            self.sorted = True
-        return self.spans.values()
-
-
-class RolloutEntry:
-    """A rollout and its attempts, oldest first."""
-
-    __slots__ = ("attempts", "number", "rollout")
-
-    def __init__(self, rollout: RolloutV2, number: int) -> None:
-        self.rollout = rollout
-        self.number = number
-        self.attempts: dict[str, AttemptEntry] = {}
-
-    @property
-    def latest(self) -> AttemptEntry | None:
-        """The latest attempt, if there is one."""
-        return next(reversed(self.attempts.values()), None)
-
-
-class Waiter:
-    """A coroutine, on any event loop, that waits for something in the store.
-
-    Args:
-        pending: The rollouts whose end it waits for.
-        allowed: How many of them need not end.
-    """
-
-    __slots__ = ("_future", "_loop", "allowed", "pending", "request")
-
-    def __init__(self, pending: set[str] | None = None, allowed: int = 0) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
-        self.pending: set[str] = pending if pending is not None else set()
-        self.allowed = allowed
-        self.request: Request = (None, None)
-
-    @property
-    def done(self) -> bool:
-        """Whether enough rollouts have ended."""
-        return len(self.pending) <= self.allowed
-
-    def wake(self) -> None:
-        """Wake it; may be called from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._finish)
-        except RuntimeError:
-            # Its loop was closed while it waited, so nobody is left to wake.
-            return
-
-    def _finish(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self, seconds: float | None) -> bool:
-        """Wait to be woken, at most so long; whether it was."""
-        done, _ = await asyncio.wait([self._future], timeout=seconds)
-        if done:
-            # Ready to wait again.
-            self._future = self._loop.create_future()
-        return bool(done)
+__all__ = ["Tables"]
 
 
 class Tables:
@@ -173,11 +74,9 @@ class Tables:
         self.resources_users: dict[str, int] = {}
         self.attempt_count = 0
         self.span_count = 0
-        self.work_waiters: dict[Waiter, str | None] = {}
-        # Of those, the ones that say which request of which worker they are.
-        self.request_waiters: dict[Request, list[Waiter]] = {}
-        self.end_waiters: dict[str, list[Waiter]] = {}
-        self.waiting: set[Waiter] = set()
+        self.waiting = WaitingRoom(
+            lambda run_id: bool(self.queue if run_id is None else self.run_queues.get(run_id))
+        )
 
     def restore(self, records: Iterable[Record]) -> None:
         """Load records into empty tables; of several records of one thing the last one counts."""
@@ -202,7 +101,7 @@ class Tables:
             elif isinstance(record, RunState):
                 self.run_states[record.run_id] = record
             else:
-                self.delete(record, StoreStatistics())
+                vacuum.delete(self, record, StoreStatistics())
 
     def enter(self) -> float:
         """Begin an operation: refuse it if the store is closed, and expire what is due. Returns the time."""
@@ -239,8 +138,7 @@ class Tables:
         heapq.heappush(self.due, entry)
         if self.due[0] is entry:
             # Those who wait already know of nothing that is due so soon, and may be the only ones to look.
-            for waiter in (*self.waiting, *self.work_waiters):
-                waiter.wake()
+            self.waiting.wake_all()
 
     def entry(self, rollout_id: str) -> RolloutEntry:
         """Return a rollout's entry, or raise ``UnknownRolloutError``."""
@@ -272,7 +170,7 @@ class Tables:
             self.by_run.setdefault(rollout.run_id, {})[rollout.rollout_id] = None
         if rollout.idempotency_key is not None:
             self.keys[rollout.idempotency_key] = rollout.rollout_id
-        self._use_resources(rollout.resources_id, 1)
+        self.use_resources(rollout.resources_id, 1)
         if lifecycle.is_queued(rollout):
             self.push(rollout)
         return entry
@@ -342,8 +240,8 @@ class Tables:
         """Replace a rollout, and keep queue, index and waiters in step."""
         before, entry.rollout = entry.rollout, rollout
         if rollout.resources_id != before.resources_id:
-            self._use_resources(before.resources_id, -1)
-            self._use_resources(rollout.resources_id, 1)
+            self.use_resources(before.resources_id, -1)
+            self.use_resources(rollout.resources_id, 1)
         if rollout.status == before.status:
             return
         name = rollout.rollout_id
@@ -353,16 +251,13 @@ class Tables:
             # Also when it was queued before: a rollout that is sent back goes to the end.
             self.unqueue(rollout)
             self.push(rollout)
-            self.wake_workers(1)
+            self.waiting.wake_workers(1)
         elif lifecycle.is_queued(before):
             self.unqueue(rollout)
         if rollout.is_final:
-            for waiter in self.end_waiters.pop(name, ()):
-                waiter.pending.discard(name)
-                if waiter.done:
-                    waiter.wake()
+            self.waiting.ended(name)
 
-    def _use_resources(self, resources_id: str | None, number: int) -> None:
+    def use_resources(self, resources_id: str | None, number: int) -> None:
         """A rollout names these resources, or does so no more."""
         if resources_id is not None:
             users = self.resources_users.get(resources_id, 0) + number
@@ -435,173 +330,3 @@ class Tables:
             current_attempt_id=attempt_id,
             heartbeat_stats=copy_value(worker.heartbeat_stats),
         )
-
-    def wake_workers(self, number: int) -> None:
-        """Wake as many waiting workers as there is new work; those of a run wake only for their run."""
-        for waiter, run_id in list(self.work_waiters.items()):
-            if number <= 0:
-                return
-            if self.queue if run_id is None else run_id in self.run_queues:
-                del self.work_waiters[waiter]
-                waiter.wake()
-                number -= 1
-
-    def wait_for_work(self, waiter: Waiter, run_id: str | None, request: Request) -> None:
-        """Have somebody woken when there is work."""
-        self.work_waiters[waiter] = run_id
-        waiter.request = request
-        if request[1] is not None:
-            self.request_waiters.setdefault(request, []).append(waiter)
-
-    def stop_waiting_for_work(self, waiter: Waiter) -> bool:
-        """Forget somebody who waited for work; whether he had not been woken."""
-        if waiter.request[1] is not None:
-            waiters = self.request_waiters[waiter.request]
-            waiters.remove(waiter)
-            if not waiters:
-                del self.request_waiters[waiter.request]
-        return self.work_waiters.pop(waiter, waiter) is not waiter
-
-    def wake_request(self, request: Request) -> None:
-        """A dequeue with this request has taken work: whoever asks the same meanwhile gets the same."""
-        for waiter in self.request_waiters.get(request, ()):
-            self.work_waiters.pop(waiter, None)
-            waiter.wake()
-
-    def ended_before(self, before: float) -> list[str]:
-        """Return the ids of the rollouts that ended before a time."""
-        return [
-            name
-            for status in FINAL_ROLLOUT_STATUSES
-            for name in self.by_status.get(status, ())
-            if (end := self.rollouts[name].rollout.end_time) is not None and end < before
-        ]
-
-    def old_rest(self, before: float) -> Deletion:
-        """Return what but rollouts a vacuum deletes."""
-        return Deletion(
-            run_ids=[
-                name for name, run in self.runs.items() if run.end_time is not None and run.end_time < before
-            ],
-            worker_ids=[
-                name for name, worker in self.workers.items() if (worker.last_heartbeat_time or 0) < before
-            ],
-            resources_ids=[
-                name
-                for name, update in self.resources.items()
-                if update.update_time < before
-                and name not in self.resources_users
-                and name != self.latest_resources
-            ],
-        )
-
-    def delete(self, deletion: Deletion, deleted: StoreStatistics) -> None:
-        """Delete things, and add up in ``deleted`` how many there were."""
-        for name in deletion.rollout_ids:
-            if (entry := self.rollouts.pop(name, None)) is not None:
-                self._forget(entry, deleted)
-        for name in deletion.run_ids:
-            deleted.runs += self.runs.pop(name, None) is not None
-            self.run_states.pop(name, None)
-        for name in deletion.worker_ids:
-            deleted.workers += self.workers.pop(name, None) is not None
-        for name in deletion.resources_ids:
-            deleted.resources += self.resources.pop(name, None) is not None
-
-    def _forget(self, entry: RolloutEntry, deleted: StoreStatistics) -> None:
-        """Take a final rollout, its attempts and its spans out of all indexes, and count them."""
-        rollout = entry.rollout
-        del self.by_status[rollout.status][rollout.rollout_id]
-        if rollout.run_id is not None:
-            of_run = self.by_run[rollout.run_id]
-            del of_run[rollout.rollout_id]
-            if not of_run:
-                del self.by_run[rollout.run_id]
-        if rollout.idempotency_key is not None:
-            self.keys.pop(rollout.idempotency_key, None)
-        self._use_resources(rollout.resources_id, -1)
-        spans = sum(len(attempt.spans) for attempt in entry.attempts.values())
-        self.attempt_count -= len(entry.attempts)
-        self.span_count -= spans
-        deleted.rollouts[rollout.status] = deleted.rollouts.get(rollout.status, 0) + 1
-        deleted.attempts += len(entry.attempts)
-        deleted.spans += spans
-
-    def stop_waiting(self, waiter: Waiter) -> None:
-        """Forget somebody who waited for rollouts to end."""
-        self.waiting.discard(waiter)
-        for name in waiter.pending:
-            waiters = self.end_waiters.get(name)
-            if waiters is not None:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self.end_waiters[name]
-
-
-def new_id(prefix: str) -> str:
-    """Make an id that nobody else makes."""
-    return f"{prefix}-{os.urandom(8).hex()}"
-
-
-# Most rollouts have one of a few configs. Stored records are never changed, so those that are equal are kept once.
-_configs: dict[tuple[Any, ...], RolloutConfig] = {}
-
-
-def _shared(config: RolloutConfig) -> RolloutConfig:
-    key = (
-        config.timeout_seconds,
-        config.unresponsive_seconds,
-        config.max_attempts,
-        tuple(config.retry_condition),
-    )
-    known = _configs.get(key)
-    if known is None:
-        if len(_configs) >= 1_000:
-            return config.detached()
-        known = _configs[key] = config.detached()
-    return known
-
-
-def conflict(span: Span) -> SpanConflictError:
-    """The error for a span whose sequence id another span has."""
-    return SpanConflictError(
-        f"span {span.span_id!r} claims sequence id {span.sequence_id} of attempt {span.attempt_id!r}, "
-        "which another span has; leave it at 0 to have one drawn"
-    )
-
-
-def new_rollout(request: EnqueueRequest, now: float) -> RolloutV2:
-    """Make a queued rollout, which shares nothing with the request."""
-    return RolloutV2.trusted(
-        {
-            "rollout_id": new_id("ro"),
-            "input": copy_value(request.input),
-            "start_time": now,
-            "end_time": None,
-            "mode": request.mode,
-            "resources_id": request.resources_id,
-            "status": "queuing",
-            "config": _shared(request.config),
-            "metadata": copy_value(request.metadata) if request.metadata else {},
-            "run_id": request.run_id,
-            "idempotency_key": request.idempotency_key,
-        }
-    )
-
-
-def refuse_conflicts(spans: Sequence[Span], attempts: Sequence[AttemptEntry]) -> None:
-    """Refuse a batch in which a new span would get a sequence id that another span has or will be given."""
-    seen: set[tuple[str, str]] = set()
-    claimed: set[tuple[str, int]] = set()
-    last: dict[str, int] = {}
-    for span, attempt in zip(spans, attempts, strict=True):
-        name = span.attempt_id
-        if span.span_id in attempt.spans or (name, span.span_id) in seen:
-            continue
-        drawn = last.get(name, attempt.last_sequence_id)
-        wanted = span.sequence_id or drawn + 1
-        if wanted in attempt.sequence_ids or (name, wanted) in claimed:
-            raise conflict(span)
-        seen.add((name, span.span_id))
-        claimed.add((name, wanted))
-        last[name] = max(drawn, wanted)
