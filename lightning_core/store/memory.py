@@ -592,11 +592,12 @@ class InMemoryLightningStore(LightningStore):
         deleted = StoreStatistics()
         with self._lock:
             self._tables.enter()
-            old = vacuum.ended_before(self._tables, before)
-        for start in range(0, len(old), _VACUUM_BATCH):
+            final = vacuum.final_rollouts(self._tables)
+        for start in range(0, len(final), _VACUUM_BATCH):
             with self._lock:
                 self._tables.enter()
-                self._delete(Deletion(rollout_ids=old[start : start + _VACUUM_BATCH]), deleted)
+                batch = final[start : start + _VACUUM_BATCH]
+                self._delete(vacuum.ended_before(self._tables, batch, before), deleted)
             # Others have their turn between the batches.
             await asyncio.sleep(0)
         with self._lock:

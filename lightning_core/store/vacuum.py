@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lightning_core.store.base import StoreStatistics
@@ -11,17 +12,24 @@ from lightning_core.types import FINAL_ROLLOUT_STATUSES, Deletion
 if TYPE_CHECKING:
     from lightning_core.store.tables import Tables
 
-__all__ = ["delete", "ended_before", "old_rest"]
+__all__ = ["delete", "ended_before", "final_rollouts", "old_rest"]
 
 
-def ended_before(tables: Tables, before: float) -> list[str]:
-    """Return the ids of the rollouts that ended before a time."""
-    return [
-        name
-        for status in FINAL_ROLLOUT_STATUSES
-        for name in tables.by_status.get(status, ())
-        if (end := tables.rollouts[name].rollout.end_time) is not None and end < before
-    ]
+def final_rollouts(tables: Tables) -> list[str]:
+    """Return the ids of the rollouts that have ended."""
+    return [name for status in FINAL_ROLLOUT_STATUSES for name in tables.by_status.get(status, ())]
+
+
+def ended_before(tables: Tables, names: Iterable[str], before: float) -> Deletion:
+    """Return which of these rollouts ended before a time; some may be deleted already."""
+    entries = (tables.rollouts.get(name) for name in names)
+    return Deletion(
+        rollout_ids=[
+            entry.rollout.rollout_id
+            for entry in entries
+            if entry is not None and entry.rollout.end_time is not None and entry.rollout.end_time < before
+        ]
+    )
 
 
 def old_rest(tables: Tables, before: float) -> Deletion:
