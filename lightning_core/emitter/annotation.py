@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span
 
@@ -29,7 +30,8 @@ def emit_annotation(attributes: Mapping[str, AttributeValue]) -> ReadableSpan:
     Raises:
         UnserializableValueError: If an attribute is of another type. This is a ``TypeError``.
     """
-    return emit_span(SpanNames.ANNOTATION.value, _checked(attributes))
+    _check(attributes)
+    return emit_span(SpanNames.ANNOTATION.value, attributes)
 
 
 @contextmanager
@@ -49,18 +51,22 @@ def operation(name: str, attributes: Mapping[str, AttributeValue] | None = None)
     Raises:
         UnserializableValueError: If an attribute is of another type. This is a ``TypeError``.
     """
-    checked = _checked(attributes) if attributes else None
-    with emitting_tracer().start_as_current_span(name, attributes=checked) as span:
+    if attributes:
+        _check(attributes)
+    span = emitting_tracer().start_span(name, attributes=attributes)
+    with trace_api.use_span(span, end_on_exit=True):
         yield span
 
 
 _SCALARS = (str, bool, int, float)
+_SCALAR_TYPES = frozenset(_SCALARS)
 
 
-def _checked(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+def _check(attributes: Mapping[str, AttributeValue]) -> None:
     """Refuse what OpenTelemetry would drop with a warning."""
-    checked: dict[str, AttributeValue] = {}
     for key, value in cast("Mapping[Any, Any]", attributes).items():
+        if key.__class__ is str and key and value.__class__ in _SCALAR_TYPES:
+            continue
         if not isinstance(key, str) or not key:
             raise UnserializableValueError(
                 f"the name of an attribute must be a non-empty string, not {key!r}"
@@ -70,8 +76,6 @@ def _checked(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeVal
                 f"attribute {key!r} must be a string, a bool, a number or a list of one of these, not "
                 f"{type(value).__name__}; use emit_object for nested values"
             )
-        checked[key] = value
-    return checked
 
 
 def _is_list_of_scalars(value: Any) -> bool:
