@@ -524,7 +524,7 @@ def test_runners_leave_when_the_other_side_is_gone_for_good(tmp_path: Path):
         HANGING
         + """
 trainer(
-    store="memory", strategy={"retry_seconds": 0.5}, runner={"type": "agent", "heartbeat_interval": 0.5}
+    store="memory", strategy={"retry_seconds": 3}, runner={"type": "agent", "heartbeat_interval": 0.5}
 ).fit(agent, [1, 2])
 """
     )
