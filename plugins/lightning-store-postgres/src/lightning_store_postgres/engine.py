@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from psycopg.pq.abc import PGresult
@@ -54,7 +54,8 @@ class Engine:
         self.settings = settings
         self.pid = os.getpid()
         self.room = WaitingRoom()
-        self._lock = threading.Lock()
+        # The garbage collector may close the engine on any thread, in the middle of anything.
+        self._lock = threading.RLock()
         self._closed = False
         self._listening = False
         # Windows' usual loop cannot watch a socket for libpq.
@@ -65,6 +66,7 @@ class Engine:
         self._helpers: list[asyncio.Task[None]] = []
         self._expiring: asyncio.Future[Any] | None = None
         self._since_fold = 0
+        self._closing: asyncio.Task[None] | None = None
         self._notifier = Notifier(settings, self._read_here)
         self._listener = Listener(settings, self.room, self._notifier.token, self.expire)
         self._thread = threading.Thread(target=self._run, name="lightning-postgres", daemon=True)
@@ -109,7 +111,7 @@ class Engine:
 
     def _happened(self, work: Work) -> None:
         """A transaction was committed."""
-        self.room.announce(work.is_queued, work.ended)
+        self.room.announce(work.queued_runs, work.requests, work.ended)
         self._notifier.tell(work)
         if work.first_due is not None and self._listening:
             self._listener.expect(work.first_due)
@@ -199,21 +201,19 @@ class Engine:
         if not task.cancelled():
             task.exception()
 
-    def new_waiter(self, pending: Iterable[str] = (), allowed: int = 0) -> Waiter:
-        """Begin to wait for the end of these rollouts, or for work; ``room.leave`` ends it."""
-        waiter = Waiter(pending, allowed)
+    def enter(self, waiter: Waiter) -> None:
+        """Begin to wait; ``room.leave`` ends it."""
         was_empty = self.room.is_empty
         self.room.enter(waiter)
         with self._lock:
             if self._closed:
-                return waiter
+                return
             if not self._listening:
                 self._listening = True
                 self._loop.call_soon_threadsafe(self._do, self._listener.run())
             elif was_empty:
                 # From now on somebody must know when the next lease ends.
                 self._loop.call_soon_threadsafe(self._listener.hurry)
-        return waiter
 
     def close(self) -> None:
         """Finish what was asked for, and close all connections; waits for the end."""
@@ -221,10 +221,14 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
+        if threading.current_thread() is self._thread:
+            # The garbage collector found the store there; waiting would be for ever.
+            self._closing = self._loop.create_task(self._close())
+            self._closing.add_done_callback(lambda _: self._loop.stop())
+            return
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
         self.room.wake_all()
 
     async def _close(self) -> None:

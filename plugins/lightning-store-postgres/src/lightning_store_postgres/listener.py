@@ -65,8 +65,8 @@ class Notifier:
 
     def tell(self, work: Work) -> None:
         """Have a transaction's events told; to be called on the store's event loop."""
-        if work.is_queued or work.ended:
-            self._queued |= work.is_queued
+        if work.queued_runs or work.ended:
+            self._queued |= bool(work.queued_runs)
             self._ended += work.ended
             self._something.set()
 
@@ -179,7 +179,9 @@ class Listener:
             token, *ended = payload.split(" ")
             if token != self._token:
                 ended = [unquote(rollout_id) for rollout_id in ended if rollout_id]
-                self._room.announce(channel == channels(self._settings)[0], ended)
+                self._room.announce((), (), ended)
+                if channel == channels(self._settings)[0]:
+                    self._room.wake_workers()
         self._hurry.clear()
         now = loop.time()
         is_due = self._first_due is not None and self._first_due <= now
@@ -210,4 +212,6 @@ class Listener:
             if clock is None:
                 self._first_due = loop.time() + left
         gone = [unquote(row[0].decode()) for row in rows(ended) if row[0] is not None]
-        self._room.announce(rows(queued)[0][0] == b"t", gone)
+        self._room.announce((), (), gone)
+        if rows(queued)[0][0] == b"t":
+            self._room.wake_workers()

@@ -23,8 +23,8 @@ NOW = "coalesce($1::float8, extract(epoch FROM clock_timestamp())::float8)"
 _ATTEMPT = f"{ATTEMPT}, a.check_at, a.last_span_seq"
 
 # Locks are taken in this order in every transaction, and those of a kind in the order of their keys, so that nobody
-# waits for another in a circle: requests, rollouts, and what is inserted last. What is queued or due is locked only if that
-# needs no waiting. Attempts and spans have no locks of their own: whoever changes them holds their rollout's.
+# waits for another in a circle: requests, rollouts, and what is inserted last. What is queued or due is locked only
+# if that needs no waiting. Attempts and spans have no locks of their own: whoever changes them holds their rollout's.
 _LOCK_REQUESTS = (
     "SELECT count(pg_advisory_xact_lock(key)) FROM "
     "(SELECT hashtextextended(name, 0) AS key FROM unnest($1::text[]) name ORDER BY key) keys"
@@ -213,7 +213,7 @@ class Loader:
         return handle
 
     def _numbers(self, found: list[Row]) -> None:
-        self.work.numbers = [integer(row[0]) for row in found]
+        self.work.numbers.extend(integer(row[0]) for row in found)
 
     def _resources(self, found: list[Row]) -> None:
         for id_, version, create_time in found:

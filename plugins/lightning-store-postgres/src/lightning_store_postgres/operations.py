@@ -156,7 +156,7 @@ class Dequeue:
         if self.prefix is not None and found:
             # Whoever waits with the same request is to get the same.
             work.begun[request] = found
-            work.is_queued = True
+            work.requests.add(request)
         return found
 
     def _begun(self, work: Work, request: tuple[str, str]) -> list[AttemptedRollout]:

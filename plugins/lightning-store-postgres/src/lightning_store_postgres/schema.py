@@ -17,7 +17,7 @@ _OLDEST_SERVER = 130_000
 #
 # Ids sort by their bytes, whatever the database's language. `rollouts.no` is the order of creation and `queue_no` the
 # place in the queue while queued, both drawn from one sequence. `attempts.check_at` is set while the attempt is live:
-# it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry: the
+# it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index: the
 # update stays on its page, which has room for that. `counts` holds changes to be added up; see `queries.statistics`.
 _MIGRATIONS: list[str] = [
     """

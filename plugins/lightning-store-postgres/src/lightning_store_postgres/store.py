@@ -54,6 +54,7 @@ from .spans import AddSpans
 from .text import Parameter, json_text, number, word
 from .url import parse_url
 from .vacuum import vacuum
+from .waiting import Waiter
 from .wire import Statement
 from .work import NewRollout, new_id
 
@@ -78,8 +79,8 @@ class PostgresLightningStore(LightningStore):
     """Keeps everything in a PostgreSQL database, which many processes and machines may share.
 
     What a call has acknowledged is on the server's disk. The store has an event loop on a thread of its own, and a
-    fixed number of connections, which come back when they are lost: a call goes on trying for ``retry_seconds``. What became
-    of a commit that got no answer is looked up, so nothing is done twice. Inputs and metadata are JSON values.
+    fixed number of connections, which come back when they are lost: a call goes on trying for ``retry_seconds``. What
+    became of a commit that got no answer is looked up, so nothing is done twice. Inputs and metadata are JSON values.
 
     Args:
         url: Where the database is, such as ``postgresql://user@host:5432/database``; parameters of libpq may follow.
@@ -209,15 +210,20 @@ class PostgresLightningStore(LightningStore):
         taken = await self._take(engine, operation)
         if taken or limit <= 0 or wait <= 0:
             return taken
-        waiter = engine.new_waiter()
+        waiter = Waiter(run_id=run_id, request=(worker_id or "", prefix) if prefix is not None else None)
         try:
             while True:
+                engine.enter(waiter)
                 # Looking again after the registration: work may have come in between.
                 taken = await self._take(engine, operation)
                 left = give_up - time.monotonic()
                 if taken or left <= 0:
                     return taken
                 await waiter.wait(left)
+        except asyncio.CancelledError:
+            # It may have been woken for something that another must take now.
+            engine.room.announce((run_id,), (), ())
+            raise
         finally:
             engine.room.leave(waiter)
 
@@ -455,7 +461,8 @@ class PostgresLightningStore(LightningStore):
         self, engine: Engine, rollout_ids: list[str], allowed: int, give_up: float | None
     ) -> None:
         """Wait until no more than ``allowed`` of these rollouts are open."""
-        waiter = engine.new_waiter(rollout_ids, allowed)
+        waiter = Waiter(rollout_ids, allowed)
+        engine.enter(waiter)
         try:
             while True:
                 # Looking again after the registration: some may have ended in between.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 __all__ = ["Waiter", "WaitingRoom"]
 
@@ -12,18 +13,29 @@ __all__ = ["Waiter", "WaitingRoom"]
 class Waiter:
     """A coroutine, on any event loop, that waits for something in the store.
 
-    Attributes:
-        pending: The rollouts whose end it still waits for.
+    Args:
+        pending: The rollouts whose end it waits for; none if it waits for work.
         allowed: How many of them need not end.
+        run_id: The run whose work it wants; ``None`` for any.
+        request: The worker and the prefix of attempt ids, if its dequeue may be repeated.
     """
 
-    __slots__ = ("_event", "_loop", "allowed", "pending")
+    __slots__ = ("_event", "_loop", "allowed", "pending", "request", "run_id")
 
-    def __init__(self, pending: Iterable[str] = (), allowed: int = 0) -> None:
+    def __init__(
+        self,
+        pending: Iterable[str] = (),
+        allowed: int = 0,
+        *,
+        run_id: str | None = None,
+        request: tuple[str, str] | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self.pending = set(pending)
         self.allowed = allowed
+        self.run_id = run_id
+        self.request = request
 
     def wake(self) -> None:
         """Wake the coroutine; may be called on any thread."""
@@ -44,22 +56,25 @@ class Waiter:
 
 
 class WaitingRoom:
-    """Who waits for what."""
+    """Who waits for what.
+
+    Of those who wait for work, as many are woken as there is new work, the longest waiting first. Whoever is woken is
+    no longer in the room, and comes back to it before looking. If it is there when something is announced, it may
+    have looked already and must be woken again; and if it takes something else, or gives up, before it looks again, the
+    announcement goes to another.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._for_work: set[Waiter] = set()
+        # A waiter may be made to leave by the garbage collector, in the middle of anything.
+        self._lock = threading.RLock()
+        self._for_work: dict[Waiter, None] = {}
+        self._woken: set[Waiter] = set()
         self._for_end: dict[str, set[Waiter]] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether nobody waits."""
         return not self._for_work and not self._for_end
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether somebody waits for work."""
-        return bool(self._for_work)
 
     def awaited(self) -> list[str]:
         """Return the rollouts whose end somebody waits for."""
@@ -73,14 +88,19 @@ class WaitingRoom:
                 for rollout_id in waiter.pending:
                     self._for_end.setdefault(rollout_id, set()).add(waiter)
             else:
-                self._for_work.add(waiter)
+                self._woken.discard(waiter)
+                self._for_work.setdefault(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no longer."""
         with self._lock:
-            self._for_work.discard(waiter)
+            self._for_work.pop(waiter, None)
             for rollout_id in waiter.pending:
                 self._forget(rollout_id, waiter)
+            was_woken = waiter in self._woken
+            self._woken.discard(waiter)
+        if was_woken:
+            self.announce((waiter.run_id,), (), ())
 
     def pending(self, waiter: Waiter) -> list[str]:
         """Return the rollouts whose end the waiter still waits for."""
@@ -101,10 +121,24 @@ class WaitingRoom:
             if not waiters:
                 del self._for_end[rollout_id]
 
-    def announce(self, queued: bool, ended: Iterable[str]) -> None:
-        """Wake those who wait for work if some was queued, and those for whom enough rollouts have ended."""
+    def announce(
+        self,
+        queued: Collection[str | None],
+        requests: Collection[tuple[str, str]],
+        ended: Iterable[str],
+    ) -> None:
+        """Wake those whom something concerns that has been committed.
+
+        Args:
+            queued: The runs of rollouts that were queued.
+            requests: The repeatable dequeues that took something: who waits with the same one gets the same.
+            ended: Rollouts that ended. Those are woken for whom enough have.
+        """
         with self._lock:
-            awake = list(self._for_work) if queued else []
+            awake = self._choose_workers(queued, requests) if queued or requests else []
+            for waiter in awake:
+                del self._for_work[waiter]
+                self._woken.add(waiter)
             for rollout_id in ended:
                 for waiter in self._for_end.pop(rollout_id, ()):
                     waiter.pending.discard(rollout_id)
@@ -113,9 +147,34 @@ class WaitingRoom:
         for waiter in awake:
             waiter.wake()
 
+    def _choose_workers(
+        self, queued: Collection[str | None], requests: Collection[tuple[str, str]]
+    ) -> list[Waiter]:
+        chosen: list[Waiter] = []
+        left = len(queued)
+        left_of_run = Counter(queued)
+        for waiter in self._for_work:
+            if waiter.request is not None and waiter.request in requests:
+                chosen.append(waiter)
+            elif waiter.run_id is None:
+                if left > 0:
+                    left -= 1
+                    chosen.append(waiter)
+            elif left_of_run[waiter.run_id] > 0:
+                left_of_run[waiter.run_id] -= 1
+                chosen.append(waiter)
+        return chosen
+
+    def wake_workers(self) -> None:
+        """Wake all who wait for work."""
+        with self._lock:
+            waiters = list(self._for_work)
+        for waiter in waiters:
+            waiter.wake()
+
     def wake_all(self) -> None:
         """Wake everybody: they look for themselves."""
         with self._lock:
-            waiters = self._for_work.union(*self._for_end.values())
+            waiters = {*self._for_work, *self._woken}.union(*self._for_end.values())
         for waiter in waiters:
             waiter.wake()

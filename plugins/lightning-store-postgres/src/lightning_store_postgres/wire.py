@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from .settings import ConnectionLostError, ServerError, Settings
-from .text import Parameter
+from .text import Parameter, texts
 
 __all__ = ["Row", "Statement", "Wire", "rows"]
 
@@ -26,12 +26,22 @@ _FATAL = pq.ExecStatus.FATAL_ERROR
 _ABORTED = pq.ExecStatus.PIPELINE_ABORTED
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 
-# What the server says as it takes the connection away.
-_FAREWELLS = frozenset({"57P01", "57P02", "57P03", "57P05"})
-
-# An index leads to whatever is looked up here. Without these the planner, which knows nothing of tables that have just
-# been made, may settle on plans that read them whole.
-_PLANNING = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+# How the session is set up, as far as the server allows.
+_SESSION = {
+    # An index leads to whatever is looked up here. Without these the planner, which knows nothing of tables that have
+    # just been made, may settle on plans that read them whole.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    # A process that is stopped, or whose network is cut, in the middle of a transaction must not hold up the others.
+    "idle_in_transaction_session_timeout": "20s",
+    "lock_timeout": "15s",
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
 
 
 class Statement(NamedTuple):
@@ -94,7 +104,10 @@ class Wire:
                         "SELECT set_config('synchronous_commit', 'on', false) "
                         "WHERE current_setting('synchronous_commit') = 'off'"
                     ),
-                    *(Statement(f"SELECT set_config('{name}', 'off', false)") for name in _PLANNING),
+                    Statement(
+                        "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) u (name, value)",
+                        (texts([*_SESSION]), texts([*_SESSION.values()])),
+                    ),
                 ]
             )
             pid, since = rows(first)[0]
@@ -173,7 +186,7 @@ class Wire:
                     return error or results
                 if status == _FATAL:
                     error = error or _server_error(result)
-                    if pg.status == pq.ConnStatus.BAD or error.sqlstate in _FAREWELLS or not error.sqlstate:
+                    if pg.status == pq.ConnStatus.BAD or _ends_connection(result):
                         raise ConnectionLostError(str(error))
                 elif status != _ABORTED and expected[done]:
                     results.append(result)
@@ -232,6 +245,12 @@ def _finish(future: asyncio.Future[None]) -> None:
 
 def _message(text: bytes) -> str:
     return text.decode(errors="replace").strip() or "the connection is closed"
+
+
+def _ends_connection(result: PGresult) -> bool:
+    severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+    # libpq's own errors, which have none, are of the connection, too.
+    return severity != b"ERROR"
 
 
 def _server_error(result: PGresult) -> ServerError:

@@ -7,7 +7,7 @@ and ``saving`` for where they go.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -191,7 +191,8 @@ class Work:
         queued: Rollouts that may be taken, oldest first, by the run they were looked for.
         requeued: Rollouts that were queued in this transaction, oldest first.
         ended: Ids of rollouts that ended.
-        is_queued: Whether rollouts were queued.
+        queued_runs: The runs of rollouts that were queued.
+        requests: The repeatable dequeues that took something.
         first_due: When the first of the attempts that began is due, in seconds from now.
         extra: Further statements, and what to do with their results.
     """
@@ -201,18 +202,19 @@ class Work:
         self.careful = careful
         self.rollouts: dict[str, RolloutEntry] = {}
         self.keys: dict[str, str] = {}
-        self.numbers: list[int] = []
+        self.numbers: deque[int] = deque()
         self.begun: dict[tuple[str, str], list[AttemptedRollout]] = {}
         self.resources: dict[str, tuple[int, float]] = {}
         self.queued: dict[str | None, list[RolloutEntry]] = {}
-        self.requeued: list[RolloutEntry] = []
+        self.requeued: dict[RolloutEntry, None] = {}
         self.spans: list[tuple[int, int, int, str, str, str, str]] = []
         self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.workers: dict[str, str | None] = {}
         self.new_resources: list[NewResources] = []
         self.extra: list[tuple[Statement, Callable[[PGresult], None]]] = []
         self.ended: list[str] = []
-        self.is_queued = False
+        self.queued_runs: list[str | None] = []
+        self.requests: set[tuple[str, str]] = set()
         self.first_due: float | None = None
 
     @property
@@ -246,7 +248,7 @@ class Work:
 
     def insert(self, new: NewRollout, rollout: RolloutV2) -> RolloutEntry:
         """Add a rollout."""
-        entry = RolloutEntry(self.numbers.pop(0), rollout, 0, whole=True, new=True)
+        entry = RolloutEntry(self.numbers.popleft(), rollout, 0, whole=True, new=True)
         entry.texts = (new.config, new.metadata, new.input)
         self.rollouts[rollout.rollout_id] = entry
         if new.idempotency_key is not None:
@@ -254,7 +256,7 @@ class Work:
         self._count(rollout, 1)
         if lifecycle.is_queued(rollout):
             entry.place = "end"
-            self.is_queued = True
+            self.queued_runs.append(rollout.run_id)
         return entry
 
     def set_rollout(self, entry: RolloutEntry, after: RolloutV2) -> None:
@@ -266,10 +268,9 @@ class Work:
         if lifecycle.is_queued(after):
             # Also when it was queued before: a rollout that is sent back goes to the end.
             entry.place = "end"
-            self.is_queued = True
-            if entry in self.requeued:
-                self.requeued.remove(entry)
-            self.requeued.append(entry)
+            self.queued_runs.append(after.run_id)
+            self.requeued.pop(entry, None)
+            self.requeued[entry] = None
         else:
             entry.place = "leave"
         if after.is_final:
@@ -346,7 +347,7 @@ class Work:
     def take(self, limit: int, run_id: str | None) -> list[RolloutEntry]:
         """Return up to ``limit`` queued rollouts, oldest first."""
         candidates: Iterable[RolloutEntry] = (*self.queued.get(run_id, ()), *self.requeued)
-        found: list[RolloutEntry] = []
+        found: dict[RolloutEntry, None] = {}
         for entry in candidates:
             if len(found) >= limit:
                 break
@@ -354,10 +355,9 @@ class Work:
                 lifecycle.is_queued(entry.rollout)
                 and (run_id is None or entry.rollout.run_id == run_id)
                 and entry.whole
-                and entry not in found
             ):
-                found.append(entry)
-        return found
+                found[entry] = None
+        return list(found)
 
     def expire(self, entries: Sequence[RolloutEntry]) -> None:
         """End the latest attempts of these rollouts if they are due, and look at the others again in time."""
