@@ -58,17 +58,13 @@ class AttemptEntry:
 class RolloutEntry:
     """A rollout and its attempts, oldest first."""
 
-    __slots__ = ("attempts", "number", "rollout")
+    __slots__ = ("attempts", "latest", "number", "rollout")
 
     def __init__(self, rollout: RolloutV2, number: int) -> None:
         self.rollout = rollout
         self.number = number
         self.attempts: dict[str, AttemptEntry] = {}
-
-    @property
-    def latest(self) -> AttemptEntry | None:
-        """The latest attempt, if there is one."""
-        return next(reversed(self.attempts.values()), None)
+        self.latest: AttemptEntry | None = None
 
 
 def new_id(prefix: str) -> str:

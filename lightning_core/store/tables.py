@@ -271,7 +271,7 @@ class Tables:
         live = lifecycle.is_live(attempt)
         known = entry.attempts.get(attempt.attempt_id)
         if known is None:
-            entry.attempts[attempt.attempt_id] = AttemptEntry(attempt)
+            entry.latest = entry.attempts[attempt.attempt_id] = AttemptEntry(attempt)
             self.attempt_count += 1
             before = None
         else:

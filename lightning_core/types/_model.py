@@ -87,7 +87,12 @@ def copy_value(value: Any) -> Any:
     if kind in _SCALARS:
         return value
     if kind is dict:
-        return {key: copy_value(item) for key, item in value.items()}
+        # All at once first: most items need no more.
+        copied = value.copy()
+        for key, item in value.items():
+            if item.__class__ not in _SCALARS:
+                copied[key] = copy_value(item)
+        return copied
     if kind is list:
         return [copy_value(item) for item in value]
     return copy.deepcopy(value)
