@@ -303,7 +303,8 @@ async def test_writers_go_on_during_a_vacuum(tmp_path, monkeypatch):
         await store.enqueue_rollout(waited)
         waited += 1
     assert (await vacuuming).spans == 1_000
-    assert waited >= 10
+    # If it held writers up until its end, the first one would be the last one.
+    assert waited >= 3
     statistics = await store.statistics()
     assert (statistics.rollouts, statistics.attempts, statistics.spans) == ({"queuing": waited}, 0, 0)
     await store.close()

@@ -106,6 +106,8 @@ class Engine:
         )
 
     def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.Error) and self._identify() != self._identity:
+            return self._lost()
         if isinstance(error, sqlite3.Error | UnicodeEncodeError | OverflowError):
             return schema.translate_error(error, self.settings.path)
         return error
@@ -124,10 +126,12 @@ class Engine:
             StoreUnavailableError: If it was deleted, moved or replaced.
         """
         if self._identify() != self._identity:
-            raise StoreUnavailableError(
-                f"{self.settings.path} was deleted, moved or replaced while in use: move it back, or open the store "
-                "again"
-            )
+            raise self._lost()
+
+    def _lost(self) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self.settings.path} was deleted, moved or replaced while in use: move it back, or open the store again"
+        )
 
     async def write(self, operation: Operation[T]) -> T:
         """Run an operation, and return its result once it is on disk."""
