@@ -61,7 +61,8 @@ def note_start(pid: int) -> None:
     mark = start_mark(pid)
     if folder is None or mark is None:
         return
-    note = {"pid": pid, "mark": mark, "parent": os.getpid(), "parent_mark": start_mark(os.getpid())}
+    parent = os.getpid()
+    note = {"pid": pid, "mark": mark, "parent": parent, "parent_mark": start_mark(parent), "space": _space()}
     try:
         (folder / f"{pid}.json").write_text(json.dumps(note), encoding="utf-8")
     except OSError as error:
@@ -88,6 +89,8 @@ def end_orphans(terminate_seconds: float = 3.0) -> list[int]:
     orphans: list[tuple[Path, int, str]] = []
     for path in sorted(folder.glob("*.json")):
         note = _read(path)
+        if note is not None and note["space"] != _space():
+            continue
         if note is None or not is_alive(note["pid"], note["mark"]):
             with suppress(OSError):
                 path.unlink()
@@ -115,10 +118,18 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         return {"pid": int(note["pid"]), "parent": int(note["parent"])} | {
-            name: str(note[name]) for name in ("mark", "parent_mark")
+            name: str(note[name]) for name in ("mark", "parent_mark", "space")
         }
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _space() -> str:
+    """Where a process id means something: a container that shares the folder with others has ids of its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _signal(pid: int, mark: str, number: int) -> None:

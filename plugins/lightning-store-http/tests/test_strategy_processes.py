@@ -23,7 +23,6 @@ from lightning_core import LLM, Hook, InMemoryLightningStore, LitAgent, Trainer,
 from lightning_core.algorithm import Baseline
 from lightning_core.bridge import run_sync
 from lightning_core.errors import ConfigurationError, ExecutionError
-from lightning_core.execution import orphans
 from lightning_core.tracer import DummyTracer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes and looks at /proc")
@@ -300,46 +299,6 @@ trainer(n_runners=1).fit(agent, [1])
         psutil.wait_procs([orphan], timeout=PATIENCE)
         assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
         assert other.poll() is None
-
-
-def test_a_note_of_a_process_number_that_another_process_has_now_ends_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with script(
-        tmp_path, "print('ready', flush=True); import threading; threading.Event().wait()"
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        folder = tmp_path / f"lightning-core-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        note = folder / f"{process.pid}.json"
-        note.write_text(
-            f'{{"pid": {process.pid}, "mark": "1", "parent": 999999999, "parent_mark": "1"}}',
-            encoding="utf-8",
-        )
-        assert orphans.end_orphans() == []
-        assert process.poll() is None
-        assert not note.exists()
-
-
-def test_notes_that_others_could_have_written_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with script(
-        tmp_path, "print('ready', flush=True); import threading; threading.Event().wait()"
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        folder = tmp_path / f"lightning-core-{os.getuid()}"
-        folder.mkdir()
-        folder.chmod(0o777)
-        mark = orphans.start_mark(process.pid)
-        (folder / "1.json").write_text(
-            f'{{"pid": {process.pid}, "mark": "{mark}", "parent": 999999999, "parent_mark": "1"}}',
-            encoding="utf-8",
-        )
-        assert orphans.end_orphans() == []
-        assert process.poll() is None
 
 
 # What travels
