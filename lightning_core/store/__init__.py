@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_module(
     },
     plugins={
         "SqliteLightningStore": ("lightning_store_sqlite", "lightning-store-sqlite"),
+        "PostgresLightningStore": ("lightning_store_postgres", "lightning-store-postgres"),
         "LightningStoreServer": ("lightning_store_http", "lightning-store-http"),
         "LightningStoreClient": ("lightning_store_http", "lightning-store-http"),
     },
