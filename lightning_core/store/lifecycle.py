@@ -170,7 +170,8 @@ def allowed_pending(number: int, quorum: float) -> int:
     if not 0 < quorum <= 1:
         raise ConfigurationError(f"quorum must be above 0 and at most 1, not {quorum!r}")
     # Rounded first: 0.9 of 10 is 9, though their product in floating point is a little more.
-    return number - math.ceil(round(quorum * number, 9))
+    needed = math.ceil(round(quorum * number, 9))
+    return max(number - max(needed, 1), 0)
 
 
 def expire(rollout: RolloutV2, attempt: Attempt, now: float) -> Change | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_core.errors import FinalRolloutError, InvalidTransitionError
+from lightning_core.errors import ConfigurationError, FinalRolloutError, InvalidTransitionError
 from lightning_core.store import lifecycle
-from lightning_core.types import Attempt, RolloutConfig, RolloutV2
+from lightning_core.types import Attempt, FailureReason, RolloutConfig, RolloutV2
 
 NOW = 1_000.0
 FINAL = ["succeeded", "failed", "cancelled"]
 ENDED = ["failed", "succeeded", "unresponsive", "timeout", "cancelled"]
 ATTEMPT_STATUSES = ["preparing", "running", *ENDED]
+REASONS = list(get_args(FailureReason))
 ROLLOUT_STATUSES = ["queuing", "requeuing", "preparing", "running", *FINAL]
 
 configs = st.builds(
@@ -21,7 +24,7 @@ configs = st.builds(
     timeout_seconds=st.none() | st.floats(1, 1_000),
     unresponsive_seconds=st.none() | st.floats(1, 1_000),
     max_attempts=st.integers(1, 4),
-    retry_condition=st.lists(st.sampled_from(ENDED), unique=True),
+    retry_condition=st.lists(st.sampled_from([*ENDED, "agent_error", "infrastructure"]), unique=True),
 )
 seconds = st.floats(0, 2_000)
 # What may happen, with the time that passes before it.
@@ -90,6 +93,9 @@ def test_every_history_keeps_rollout_and_attempts_consistent(config, history):
         assert bool(live) == (rollout.status in ("preparing", "running"))
         assert rollout.is_final == (rollout.end_time is not None)
         assert all((attempt.end_time is None) == lifecycle.is_live(attempt) for attempt in attempts)
+        # Every attempt that did not succeed says why.
+        ended_badly = [a for a in attempts if not lifecycle.is_live(a) and a.status != "succeeded"]
+        assert ended_badly == [a for a in attempts if a.reason is not None]
         assert [attempt.sequence_id for attempt in attempts] == list(range(1, len(attempts) + 1))
         if before.is_final:
             assert rollout == before
@@ -203,13 +209,50 @@ def test_no_clock_that_jumps_or_is_wrong_shortens_a_lease_or_lengthens_it_beyond
 
 
 @for_all(
-    config=configs, status=st.sampled_from(["failed", "timeout", "unresponsive"]), number=st.integers(1, 4)
+    config=configs,
+    status=st.sampled_from(["failed", "timeout", "unresponsive"]),
+    reason=st.sampled_from(REASONS),
+    number=st.integers(1, 4),
 )
-def test_a_failure_is_retried_if_the_condition_names_it_and_an_attempt_is_left(config, status, number):
+def test_a_failure_is_retried_if_the_condition_names_it_and_an_attempt_is_left(
+    config, status, reason, number
+):
     attempt = attempt_of("running").replace(sequence_id=number)
-    change = lifecycle.report_attempt(rollout_of(config, "running"), attempt, status, is_latest=True, now=NOW)
-    retried = status in config.retry_condition and number < config.max_attempts
-    assert change.rollout.status == ("requeuing" if retried else "failed")
+    change = lifecycle.report_attempt(
+        rollout_of(config, "running"), attempt, status, is_latest=True, now=NOW, reason=reason
+    )
+    named = status in config.retry_condition or reason in config.retry_condition
+    assert change.rollout.status == ("requeuing" if named and number < config.max_attempts else "failed")
+    assert change.attempt.reason == reason
+
+
+@for_all(number=st.integers(0, 10_000), quorum=st.floats(0, 1, exclude_min=True))
+def test_a_quorum_leaves_out_as_many_as_it_may_and_never_all(number, quorum):
+    pending = lifecycle.allowed_pending(number, quorum)
+    assert 0 <= pending <= max(number - 1, 0)
+    assert number - pending >= quorum * number - 1e-6
+    assert number - pending <= max(quorum * number + 1 + 1e-6, 1)
+
+
+@for_all(number=st.integers(1, 2_000), data=st.data())
+def test_a_quorum_that_is_a_whole_number_is_that_number(number, data):
+    needed = data.draw(st.integers(1, number))
+    assert lifecycle.allowed_pending(number, needed / number) == number - needed
+
+
+@pytest.mark.parametrize("quorum", [0, -1, 1.5, float("nan"), float("inf")])
+def test_a_quorum_out_of_range_is_refused(quorum):
+    with pytest.raises(ConfigurationError, match="quorum must be above 0"):
+        lifecycle.allowed_pending(1, quorum)
+
+
+def test_a_heartbeat_of_no_time_at_all_counts_as_now():
+    rollout, attempt = rollout_of(RolloutConfig()), attempt_of("running")
+    for reported in (float("nan"), float("inf")):
+        change = lifecycle.heartbeat(rollout, attempt, reported, is_latest=True, now=NOW + 5)
+        assert change.attempt.last_heartbeat_time == NOW + 5
+    change = lifecycle.heartbeat(rollout, attempt, float("-inf"), is_latest=True, now=NOW + 5)
+    assert change.attempt.last_heartbeat_time == NOW
 
 
 @pytest.mark.parametrize("status", ["succeeded", "cancelled"])
