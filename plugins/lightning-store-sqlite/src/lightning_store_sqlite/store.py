@@ -22,7 +22,6 @@ from lightning_core.store.base import (
     StoreStatistics,
 )
 from lightning_core.store.encoding import EncodedSpan, decode, encode, encode_config, encode_span
-from lightning_core.store.lifecycle import allowed_pending
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -42,6 +41,7 @@ from lightning_core.types import (
 
 from . import queries, records, reporting, rollouts, vacuum
 from . import spans as writing
+from .ends import wait_for_ends
 from .engine import Engine, Settings, discard, temporary_path
 from .schema import Synchronous
 from .taking import Taking
@@ -387,27 +387,7 @@ class SqliteLightningStore(LightningStore):
         self, *, rollout_ids: Sequence[str], timeout: float | None = None, quorum: float = 1.0
     ) -> list[RolloutV2]:
         """Wait until enough of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
-        engine = self._engine
-        wanted = list(dict.fromkeys(rollout_ids))
-        allowed = allowed_pending(len(wanted), quorum)
-        give_up = None if timeout is None else time.monotonic() + timeout
-        pending = await engine.read(lambda connection: queries.unfinished(connection, wanted))
-        if len(pending) > allowed and (timeout is None or timeout > 0):
-            waiter = engine.new_waiter(pending, allowed)
-            try:
-                while True:
-                    # Looking again after the registration: some may have ended in between.
-                    asked = engine.room.pending(waiter)
-                    pending = await engine.read(partial(queries.unfinished, rollout_ids=asked, known=True))
-                    engine.room.narrow(waiter, pending)
-                    left = None if give_up is None else give_up - time.monotonic()
-                    if len(pending) <= allowed or (left is not None and left <= 0):
-                        break
-                    await waiter.wait(left)
-            finally:
-                engine.room.leave(waiter)
-        final = await engine.read(lambda connection: queries.final_rollouts(connection, wanted))
-        return [final[rollout_id] for rollout_id in wanted if rollout_id in final]
+        return await wait_for_ends(self._engine, rollout_ids, timeout, quorum)
 
     # Workers, runs, the store itself
 
