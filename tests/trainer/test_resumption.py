@@ -22,6 +22,7 @@ from lightning_core.errors import ConfigurationError, ResumeError, Unserializabl
 from lightning_core.store.base import LightningStore
 from lightning_core.trainer import owner, resumption
 from lightning_core.trainer.owner import FRESH_SECONDS, RunHold, is_held, this_host
+from lightning_core.trainer.resumption import clear_up
 from lightning_core.types import RolloutConfig, Run, RunOwner
 
 sqlite = pytest.importorskip(
@@ -339,7 +340,7 @@ def test_who_loses_a_run_stops_and_does_not_store_its_end(url: str, monkeypatch:
 # What the end has left
 
 
-def leave(url: str, host: str, pid: int, config: RolloutConfig | None = None) -> Run:
+def leave(url: str, host: str, pid: int) -> Run:
     """A run of ``baseline`` whose process has gone with one rollout under way and one in the queue."""
 
     async def work(store: LightningStore) -> Run:
@@ -350,7 +351,7 @@ def leave(url: str, host: str, pid: int, config: RolloutConfig | None = None) ->
         view = run_store(store, run.run_id)
         await store.update_worker("gone", heartbeat_stats={"host": host, "pid": pid})
         for task in (1.0, 2.0):
-            await view.enqueue_rollout(task, mode="train", config=config or RolloutConfig())
+            await view.enqueue_rollout(task, mode="train", config=RolloutConfig())
         await view.dequeue_rollouts(1, "gone")
         return run
 
@@ -369,23 +370,29 @@ def test_rollouts_of_a_dead_process_of_this_machine_are_taken_back_at_once(url: 
 
 
 @pytest.mark.parametrize("retries", [["failed"], ["unresponsive"]])
-def test_a_lease_of_another_machine_is_waited_for_and_the_lost_attempt_does_not_count(
-    url: str, retries: list[Any]
+async def test_a_lease_of_another_machine_is_waited_for_and_the_lost_attempt_does_not_count(
+    retries: list[Any], tmp_path: Path
 ):
-    config = RolloutConfig(unresponsive_seconds=0.5, retry_condition=retries)
-    run = leave(url, "elsewhere", gone_pid(), config)
-
-    @algo
-    async def same(store: LightningStore) -> None:
-        made = [await store.enqueue_rollout(task, mode="train", config=config) for task in (1.0, 2.0)]
-        done = await store.wait_for_rollouts(rollout_ids=[one.rollout_id for one in made])
-        assert [one.status for one in done] == ["succeeded", "succeeded"]
-
-    named = run.model_copy(update={"settings": {"algorithm_class": same.__qualname__}})  # type: ignore[attr-defined]
-    in_store(url, lambda store: store.save_run(named))
-    with trainer(url, same) as made:
-        result = made.fit(agent, [1.0], resume=True)
-    assert result.rollouts == {"succeeded": 2}
+    now = 1e9
+    store = sqlite.SqliteLightningStore(tmp_path / "runs.db", clock=lambda: now)
+    run = Run()
+    await store.update_worker("gone", heartbeat_stats={"host": "elsewhere", "pid": gone_pid()})
+    config = RolloutConfig(unresponsive_seconds=60, retry_condition=retries)
+    rollout = await store.enqueue_rollout("task", run_id=run.run_id, config=config)
+    await store.dequeue_rollouts(1, "gone")
+    await clear_up(store, run, {}, None)
+    statuses: list[str] = []
+    for later in (59, 61):
+        now = 1e9 + later
+        found = await store.get_rollout_by_id(rollout.rollout_id)
+        statuses.append(found.status)
+    assert statuses == ["preparing", "requeuing"]
+    # From here on the rollout's own limits hold again.
+    (again,) = await store.dequeue_rollouts(1, "new")
+    await store.update_attempt(rollout.rollout_id, again.attempt.attempt_id, status="failed")
+    found = await store.get_rollout_by_id(rollout.rollout_id)
+    assert found.status == "failed"
+    await store.close()
 
 
 def test_what_was_queued_gets_the_model_where_it_is_today_and_the_resources_of_the_end(url: str):
