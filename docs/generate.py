@@ -291,10 +291,16 @@ def plugin_package(package: str) -> str:
     return "\n".join([f"## {package}", "", "```{eval-rst}", *lines, "```", ""])
 
 
+def public_packages(package: str) -> list[str]:
+    """Return a first-party package and the public packages inside of it."""
+    inside = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return [package, *(f"{package}.{found.name}" for found in inside if found.ispkg and found.name[0] != "_")]
+
+
 def plugin_packages() -> str:
     """The sections of all first-party packages."""
     names = sorted({module.partition(".")[0] for module in first_party().values()})
-    return "\n".join(plugin_package(name) for name in names)
+    return "\n".join(plugin_package(each) for name in names for each in public_packages(name))
 
 
 REGIONS: dict[str, Callable[[], str]] = {
