@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m benchmarks [NAME ...]``."""
+"""Runs the benchmarks: ``python -m benchmarks [--full] [NAME ...]``."""
 
 from __future__ import annotations
 
