@@ -134,9 +134,9 @@ class LightningSpanProcessor(SpanProcessor):
         loop = self._loop
         if loop is None or self._flush_asked:
             return
-        now = time.monotonic()
-        if self._failures and not self._closed and now < self._retry_time:
+        if self._pausing():
             return
+        now = time.monotonic()
         if waiting + 1 >= FLUSH_SPANS or self._closed or now - self._flush_time >= FLUSH_SECONDS:
             self._flush_asked = True
             try:
@@ -198,6 +198,10 @@ class LightningSpanProcessor(SpanProcessor):
                 "%d spans of rollout %s never ended and are not stored", len(keys), self.rollout_id
             )
 
+    def _pausing(self) -> bool:
+        """Whether a failed flush of the running trace is not to be tried again yet."""
+        return self._failures > 0 and not self._closed and time.monotonic() < self._retry_time
+
     def _flush_soon(self) -> None:
         task = asyncio.get_running_loop().create_task(self._flush_quietly())
         self._tasks.add(task)
@@ -205,7 +209,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     async def _flush_quietly(self) -> None:
         try:
-            await self.flush()
+            await self._flush(in_background=True)
         except TraceError as error:
             if self._closed:
                 logger.error("%s; they ended after their trace, so nothing tries again", error)
@@ -225,6 +229,9 @@ class LightningSpanProcessor(SpanProcessor):
         Raises:
             TraceError: If the store refuses; the spans stay queued. Or if spans were lost, because too many waited.
         """
+        await self._flush(in_background=False)
+
+    async def _flush(self, *, in_background: bool) -> None:
         if self.store is None:
             return
         running = asyncio.get_running_loop()
@@ -232,11 +239,16 @@ class LightningSpanProcessor(SpanProcessor):
             self.open(running)
         elif self._loop is not running:
             # Only one loop writes, so that spans arrive in order.
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.flush(), self._loop))
+            await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(self._flush(in_background=in_background), self._loop)
+            )
             return
         assert self._flushing is not None
         async with self._flushing:
             self._flush_asked = False
+            if in_background and self._pausing():
+                # It was asked for while another one was failing.
+                return
             self._flush_time = time.monotonic()
             # Spans that end meanwhile are for the next flush, or this one might never end.
             waiting = len(self._queue)
