@@ -25,7 +25,7 @@ def run_page(page: Path, folder: Path, **environment: str) -> subprocess.Complet
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=os.environ | environment,
     )
 
