@@ -7,14 +7,11 @@ import gzip
 import hmac
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
-from lightning_core.errors import LightningError
 from lightning_core.store.base import LightningStore
 
 from .batch import answer_batch
@@ -76,8 +73,8 @@ class StoreApp:
         self.service = service
         self._forwarder = forwarder
         self._token = service.token.encode() if service.token is not None else None
-        self._router = Starlette(
-            routes=[
+        self._router = Router(
+            [
                 Route(_HEALTH, self._health, methods=["GET"]),
                 Route(f"{API_PATH}/store", self._describe, methods=["GET"]),
                 Route(f"{API_PATH}/openapi.json", self._document, methods=["GET"]),
@@ -85,13 +82,7 @@ class StoreApp:
                 *rest_routes(service),
                 *routes(service.store, max_body_bytes=service.limits.max_body_bytes),
             ],
-            exception_handlers={
-                HTTPException: self._refuse,
-                RequestError: self._refuse,
-                ValidationError: self._refuse,
-                LightningError: self._refuse,
-                Disconnected: self._refuse,
-            },
+            redirect_slashes=False,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,12 +100,18 @@ class StoreApp:
                 content_type, body, _ = await answer_batch(self.service, scope, receive)
                 await answer.send_body(200, content_type, body)
             else:
-                await self._router(scope, receive, answer)
+                # It makes the router raise a 404 or 405 instead of answering it in its own way.
+                await self._router({**scope, "app": self}, receive, answer)
         except Disconnected:
             return
-        except Exception as error:
-            if answer.started:
+        except asyncio.CancelledError:
+            if not self.service.stopping:
                 raise
+            # It took too long for a server that stops; its client finds the connection closed.
+        except HTTPException as error:
+            refusal = RequestError(error.status_code, error.detail, headers=dict(error.headers or {}))
+            await answer.send_error(refusal)
+        except Exception as error:
             await answer.send_error(error)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -177,56 +174,49 @@ class StoreApp:
         # Answered before it comes here; the route makes other methods a 405.
         raise HTTPException(404)
 
-    async def _refuse(self, request: Request, error: Exception) -> Response:
-        if isinstance(error, Disconnected):
-            raise error
-        if isinstance(error, HTTPException):
-            error = RequestError(
-                error.status_code, error.detail, kind="RequestError", headers=dict(error.headers or {})
-            )
-        headers = error.headers if isinstance(error, RequestError) else {}
-        return _json({"error": describe(error)}, status_of(error), headers)
-
 
 class _Answer:
     """Adds the server's headers to an answer, and compresses it where the client asks for that."""
 
     def __init__(self, service: Service, scope: Scope, send: Send) -> None:
         self._send = send
-        self.started = False
         self._service = service
         self._compress = "gzip" in (header(scope, b"accept-encoding") or "")
+        self._start: Message = {}
+        self._parts: list[bytes] = []
 
     async def __call__(self, message: Message) -> None:
+        """Take a part of an answer; nothing is sent before the answer is complete."""
         if message["type"] == "http.response.start":
-            self.started = True
-            message = {**message, "headers": [*message["headers"], *self._headers()]}
-        await self._send(message)
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(NONCE_HEADER.encode(), self._service.nonce.encode())]
-        if self._service.over:
-            headers.append((OVER_HEADER.encode(), b"1"))
-        return headers
+            self._start = message
+            return
+        self._parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            await self._send_all(self._start["status"], list(self._start["headers"]), b"".join(self._parts))
 
     async def send_body(
         self, status: int, content_type: str, body: bytes, headers: dict[str, str] | None = None
     ) -> None:
-        all_headers = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
+        """Send a whole answer."""
+        given = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
+        await self._send_all(status, [(key.encode(), value.encode()) for key, value in given.items()], body)
+
+    async def _send_all(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         if self._compress and len(body) >= _COMPRESS_FROM:
             body = gzip.compress(body, 1)
-            all_headers.append((b"content-encoding", b"gzip"))
-        all_headers += [
-            (b"content-type", content_type.encode()),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        await self({"type": "http.response.start", "status": status, "headers": all_headers})
-        await self({"type": "http.response.body", "body": body})
+            headers = [item for item in headers if item[0] != b"content-length"]
+            headers += [(b"content-encoding", b"gzip"), (b"content-length", str(len(body)).encode())]
+        headers.append((NONCE_HEADER.encode(), self._service.nonce.encode()))
+        if self._service.over:
+            headers.append((OVER_HEADER.encode(), b"1"))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def send_error(self, error: Exception) -> None:
+        """Answer with an error."""
         headers = error.headers if isinstance(error, RequestError) else {}
         await self.send_body(status_of(error), JSON, pack_json({"error": describe(error)}), headers)
 
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(pack_json(value), status, headers, JSON)
+def _json(value: Any) -> Response:
+    return Response(pack_json(value), media_type=JSON)

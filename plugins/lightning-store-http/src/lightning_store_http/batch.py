@@ -77,20 +77,25 @@ async def answer_batch(service: Service, scope: Scope, receive: Receive) -> Answ
     number = envelope.number
     peer.acknowledge(envelope.below)
     peer.check(number)
-    if number in peer.answered:
-        return peer.answered[number]
-    running = peer.running.get(number)
-    if running is None:
-        running = asyncio.create_task(_carry_out(service, envelope.operations, kind, receive))
-        peer.running[number] = running
-        running.add_done_callback(lambda task: _keep(peer, number, task))
-    # What has begun is carried to its end, though this connection may break: its client will ask again.
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if running.cancelled():
-            raise RequestError(409, f"request {number} has been withdrawn") from None
-        raise
+    while number not in peer.answered:
+        running = peer.running.get(number)
+        begun = running is None
+        if running is None:
+            running = asyncio.create_task(_carry_out(service, envelope.operations, kind, receive))
+            peer.running[number] = running
+            running.add_done_callback(lambda task: _keep(peer, number, task))
+        # What has begun is carried to its end, though this connection may break: its client will ask again.
+        try:
+            return await asyncio.shield(running)
+        except Disconnected:
+            # If it was the connection of an earlier try that broke, and ended the wait, it begins again.
+            if begun:
+                raise
+        except asyncio.CancelledError:
+            if running.cancelled():
+                raise RequestError(409, f"request {number} has been withdrawn") from None
+            raise
+    return peer.answered[number]
 
 
 def _keep(peer: Peer, number: int, task: asyncio.Task[Answer]) -> None:

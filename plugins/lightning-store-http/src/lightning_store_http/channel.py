@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
@@ -15,7 +15,7 @@ from lightning_core.errors import StoreClosedError, StoreError, StoreUnavailable
 
 from .connections import Connections
 from .failures import restore
-from .peer import Peer
+from .peer import Peer, TooLarge, Unanswered
 from .wire import BATCH_PATH, JSON, MSGPACK, WireError, pack, pack_json, pack_map, unpack
 
 __all__ = ["Call", "Channel"]
@@ -27,7 +27,8 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 _CONNECT_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 60.0
-_GIVE_BACK_SECONDS: Final = 5.0
+_SHORT_SECONDS: Final = 1.0
+_GIVE_BACK_SECONDS: Final = 2.0
 
 
 class Call(NamedTuple):
@@ -93,10 +94,12 @@ class Channel:
     Args:
         peer: The server.
         retry_seconds: How long to try again.
+        forget: Called when the channel is closed.
     """
 
-    def __init__(self, peer: Peer, retry_seconds: float) -> None:
+    def __init__(self, peer: Peer, retry_seconds: float, forget: Callable[[], object]) -> None:
         self._peer = peer
+        self._forget = forget
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
         self._connections = Connections(peer.url, _CONNECT_SECONDS)
@@ -230,6 +233,11 @@ class Channel:
         number = self._numbers.draw() if any(call.writes for call in calls) else None
         try:
             results = await self._exchange(calls, self._numbers, number, give_up, 0.0)
+        except TooLarge:
+            if len(batch) == 1:
+                raise
+            half = len(batch) // 2
+            return await self._send_once(batch[:half], give_up) + await self._send_once(batch[half:], give_up)
         finally:
             if number is not None:
                 self._numbers.close(number)
@@ -255,13 +263,19 @@ class Channel:
         body = _envelope(calls, numbers, number)
         content_type = calls[0].content_type
         pause = _FIRST_PAUSE
+        away: float | None = None
         while True:
+            begun = time.monotonic()
             try:
                 return await self._try(body, content_type, wait, len(calls))
             except OSError as error:
-                if isinstance(error, StoreError) and not getattr(error, "retry", False):
+                if isinstance(error, StoreError) and not isinstance(error, Unanswered):
                     raise
-                if time.monotonic() + pause > give_up:
+                now = time.monotonic()
+                if away is None or now - begun > _SHORT_SECONDS:
+                    # Before this failure, the server was there for a while.
+                    away = now
+                if now + pause > min(give_up, away + self._retry_seconds):
                     raise StoreUnavailableError(
                         f"the server at {self._peer.url} could not be reached for {self._retry_seconds:g} s: "
                         f"{error or type(error).__name__}"
@@ -313,6 +327,7 @@ class Channel:
         if self._requests:
             await asyncio.wait(list(self._requests))
         await self._connections.close()
+        self._forget()
 
 
 def _envelope(calls: list[Call], numbers: _Numbers, number: int | None) -> bytes:

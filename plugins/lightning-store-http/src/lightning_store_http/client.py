@@ -128,7 +128,10 @@ class LightningStoreClient(LightningStore):
                 self._process = os.getpid()
             for other in [other for other in self._channels if other.is_closed()]:
                 self._channels.pop(other).abandon()
-            channel = self._channels[loop] = Channel(self._peer, self._retry_seconds)
+            channels = self._channels
+            channel = channels[loop] = Channel(
+                self._peer, self._retry_seconds, lambda: channels.pop(loop, None)
+            )
         await channel.open()
         return channel
 

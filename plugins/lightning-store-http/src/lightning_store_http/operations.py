@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -24,6 +24,8 @@ __all__ = ["KEY_PREFIX", "OPERATIONS", "Operation"]
 
 KEY_PREFIX: Final = "lightning-http:"
 """Begins the idempotency keys that clients draw where the caller gave none. They are not shown to anybody."""
+
+_FREE: Final = frozenset({"input", "metadata", "heartbeat_stats", "state"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class Operation:
     missing: str | None = None
     body: str | None = None
     items: str | None = None
+
+    def free_values(self, arguments: a.Arguments) -> Iterator[tuple[str, Any]]:
+        """Return the arguments that may be any JSON value, each with its name for messages."""
+        if isinstance(arguments, a.Enqueue):
+            for request in arguments.rollouts:
+                yield "input", request.input
+                yield "metadata", request.metadata
+            return
+        for name in _FREE & arguments.model_fields_set:
+            yield name, getattr(arguments, name)
 
     async def run(self, store: LightningStore, arguments: a.Arguments) -> Any:
         """Call the store, and hide the keys that clients have drawn themselves."""

@@ -13,7 +13,7 @@ from lightning_core.errors import ConfigurationError, StoreError, StoreUnavailab
 from .failures import restore
 from .wire import EXPECT_HEADER, NONCE_HEADER, OVER_HEADER, TOKEN_VARIABLE, WireError, unpack
 
-__all__ = ["Peer", "Unanswered"]
+__all__ = ["Peer", "TooLarge", "Unanswered"]
 
 _TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
 
@@ -22,6 +22,10 @@ class Unanswered(StoreUnavailableError):
     """An answer that says that it is worth asking again."""
 
     retry = True
+
+
+class TooLarge(ConfigurationError):
+    """A request that is more than the server takes."""
 
 
 class Peer:
@@ -123,4 +127,5 @@ class Peer:
             raise StoreError(
                 f"the server at {self.url} answered with status {status}; is it a server of stores?"
             )
-        raise restore(description)
+        error = restore(description)
+        raise TooLarge(str(error)) if status == 413 else error

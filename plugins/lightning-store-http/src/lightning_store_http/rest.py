@@ -50,7 +50,7 @@ def _choose(endpoints: dict[str, _Endpoint]) -> _Endpoint:
 def _endpoint(service: Service, operation: Operation) -> _Endpoint:
     async def endpoint(request: Request) -> Response:
         if operation.method == "GET":
-            arguments = operation.arguments.model_validate_strings(_read_query(request, operation.arguments))
+            arguments = operation.arguments.model_validate(_read_query(request, operation.arguments))
         else:
             given = await _read_json(request, operation, service.limits.max_body_bytes)
             # Written and read again: only from JSON are numbers strictly numbers, and lists tuples.

@@ -175,7 +175,9 @@ class LightningStoreServer:
             )[0]
             listener = socket.socket(family, kind, protocol)
         except OSError as error:
-            raise StoreUnavailableError(f"no server can listen on {self.host!r}: {error}") from error
+            raise StoreUnavailableError(
+                f"there is no interface {self.host!r} to listen on: {error}"
+            ) from error
         try:
             # Takes over a port whose last server has ended, and never that of one which lives.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -239,6 +241,7 @@ class _Server(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 date_header=False,
                 # Longer than clients keep an idle connection, so that it is they who close it.

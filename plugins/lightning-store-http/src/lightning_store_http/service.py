@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lightning_core.store.base import LightningStore
+from lightning_core.store.encoding import encode
 
 from . import arguments as a
 from .answers import Answers
@@ -79,6 +80,8 @@ class Service:
     def __init__(self, store: LightningStore, nonce: str | None, token: str | None, limits: Limits) -> None:
         self.store = store
         self._nonce = nonce
+        # Such a store would take what no other client could read, such as infinity.
+        self._any_value = store.capabilities.python_values
         self.token = token
         self.limits = limits
         self.answers = Answers()
@@ -145,8 +148,12 @@ class Service:
 
         Raises:
             Disconnected: If the client went away while the operation waited; what it had taken is given back.
+            UnserializableValueError: If a value is none that JSON can hold.
         """
         self.count(operation, arguments)
+        if self._any_value:
+            for place, value in operation.free_values(arguments):
+                encode(value, place)
         if operation.waits is None:
             return Outcome(await operation.run(self.store, arguments))
         worker_id: str | None = getattr(arguments, "worker_id", None)

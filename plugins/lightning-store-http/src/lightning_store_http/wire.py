@@ -103,4 +103,6 @@ def _plain(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, BaseModel):
         return value.__dict__
+    if isinstance(value, int):
+        raise OverflowError("an integer of more than 64 bits")
     raise TypeError(f"a value of type {type(value).__name__} cannot go over the network")
