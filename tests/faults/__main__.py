@@ -119,8 +119,11 @@ class Child:
 class Campaign:
     """One store, its server, its runners, and what is done to them."""
 
-    def __init__(self, spec: str, folder: Path, seed: int, rollouts: int) -> None:
+    def __init__(
+        self, spec: str, folder: Path, seed: int, rollouts: int, restart_database: Callable[[], None] | None
+    ) -> None:
         self.spec = spec
+        self.restart_database = restart_database
         self.folder = folder
         self.seed = seed
         self.random = random.Random(seed)
@@ -180,7 +183,9 @@ class Campaign:
         self.leaks["files"] = max(0, after["files"] - self.baseline["files"] - 20)
         self.leaks["threads"] = max(0, after["threads"] - self.baseline["threads"] - 20)
         await self.server.end()
-        self.leaks["processes"] = len(psutil.Process().children(recursive=True))
+        self.leaks["processes"] = sum(
+            "tests.faults" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)
+        )
 
     async def _start_server(self) -> Child:
         return await Child.start("serve", self.spec, str(self.port), TOKEN)
@@ -252,7 +257,8 @@ class Campaign:
             (self._cut, 6),
             (self._delay, 2),
             (self._lose_answers, 6),
-            (self._fill_disk, 3 if self.spec.startswith("sqlite") else 0),
+            (self._fill_disk, 0 if self.restart_database else 3),
+            (self._crash_database, 3 if self.restart_database else 0),
             (self._move_clock, 3),
             (self._cancel, 6),
         ]
@@ -307,6 +313,12 @@ class Campaign:
             await asyncio.sleep(1.0)
             await self.server.ask({"disk": "free"})
 
+    async def _crash_database(self, source: random.Random) -> None:
+        """Database killed with SIGKILL and started again."""
+        assert self.restart_database is not None
+        async with self._server_lock:
+            await asyncio.to_thread(self.restart_database)
+
     async def _move_clock(self, source: random.Random) -> None:
         """Clock of the server moved."""
         async with self._server_lock:
@@ -332,13 +344,20 @@ async def run(store: str, seed: int, rollouts: int) -> bool:
     """Run the campaign on one kind of store, print what happened, and return whether nothing was lost."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        restart: Callable[[], None] | None = None
         if store == "postgres":
             from lightning_store_postgres.testing import PostgresServer
 
-            spec = stack.enter_context(PostgresServer()).url
+            database = stack.enter_context(PostgresServer())
+            spec = database.url
+
+            def restart() -> None:
+                database.kill()
+                database.start()
+
         else:
             spec = f"sqlite:///{folder / 'runs.db'}"
-        campaign = Campaign(spec, folder, seed, rollouts)
+        campaign = Campaign(spec, folder, seed, rollouts, restart)
         begin = time.monotonic()
         await campaign.run()
         seconds = time.monotonic() - begin
