@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from lightning_store_http import LightningStoreClient, LightningStoreServer
 
 from lightning_core.store import InMemoryLightningStore
 from lightning_core.testing import PluginPackageConformance
-from lightning_core.testing.store import MakeStore, StoreConformance
+from lightning_core.testing.store import MakeStore, Reopen, StoreConformance
 
 
 class ServedStore(LightningStoreClient):
@@ -32,6 +34,31 @@ class TestOverMemory(StoreConformance):
         return lambda clock: ServedStore(InMemoryLightningStore(clock=clock))
 
 
+class TestOverSqlite(StoreConformance):
+    # Each step is a request and several commits.
+    machine_examples = 5
+
+    @pytest.fixture
+    def make_store(self, tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
+        sqlite = pytest.importorskip("lightning_store_sqlite")
+
+        def make(clock):
+            path = tmp_path_factory.mktemp("store") / "runs.db"
+            return ServedStore(sqlite.SqliteLightningStore(path, synchronous="normal", clock=clock))
+
+        return make
+
+    @pytest.fixture
+    def reopen(self) -> Reopen:
+        sqlite = pytest.importorskip("lightning_store_sqlite")
+        return lambda store, clock: ServedStore(
+            sqlite.SqliteLightningStore(store.server.store.location, clock=clock)
+        )
+
+
 class TestPackage(PluginPackageConformance):
     distribution = "lightning-store-http"
-    settings = {"store.http": {"url": "http://127.0.0.1:9"}, "store.https": {"url": "https://127.0.0.1:9"}}
+    settings: ClassVar[dict] = {
+        "store.http": {"url": "http://127.0.0.1:9"},
+        "store.https": {"url": "https://127.0.0.1:9"},
+    }

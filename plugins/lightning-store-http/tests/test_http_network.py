@@ -164,6 +164,62 @@ async def test_a_client_that_goes_away_while_it_waits_takes_no_work(served, prox
     await asyncio.wait([waiting])
 
 
+async def test_a_repeated_request_is_harmless_across_a_restart_of_the_server(tmp_path, until):
+    """Traps 3 and 6: the answer is lost, and the server that is asked again has never heard of the request."""
+    sqlite = pytest.importorskip("lightning_store_sqlite")
+    path, token = tmp_path / "runs.db", "one-token"
+    port = 0
+
+    def start() -> LightningStoreServer:
+        server = LightningStoreServer(
+            sqlite.SqliteLightningStore(path, synchronous="normal"), port=port, token=token
+        )
+        server.start()
+        return server
+
+    server = start()
+    port = server.port
+    async with FaultyProxy("127.0.0.1", port) as proxy:
+        client = LightningStoreClient(f"http://127.0.0.1:{proxy.port}", token=token, retry_seconds=PATIENCE)
+
+        async def lose(call):
+            nonlocal server
+            # On a connection that is there, so that the proxy can refuse new ones.
+            await client.statistics()
+            proxy.lose_answers(1)
+            proxy.refusing = True
+            lost = proxy.lost_answers
+            running = asyncio.create_task(call)
+            await until(lambda: proxy.lost_answers > lost)
+            await asyncio.to_thread(server.stop)
+            await server.store.close()
+            server = await asyncio.to_thread(start)
+            proxy.refusing = False
+            return await running
+
+        rollouts = await lose(client.enqueue_rollouts([EnqueueRequest(input=n) for n in range(2)]))
+        assert [rollout.input for rollout in rollouts] == [0, 1]
+        started = await lose(client.start_rollout("mine"))
+        assert started.attempt.sequence_id == 1
+        assert len(await client.query_rollouts()) == 3
+        # A wait has a connection of its own: the one that is there already.
+        taken = await lose(client.dequeue_rollouts(1, "w"))
+        assert [rollout.input for rollout in taken] == [0]
+        assert [rollout.status for rollout in await client.query_rollouts()] == [
+            "preparing",
+            "queuing",
+            "preparing",
+        ]
+        assert await lose(client.add_spans([make_span(taken[0], n) for n in (1, 2)])) in (0, 2)
+        added = await lose(client.add_resources({"llm": LLM(endpoint="http://localhost/v1", model="m")}))
+        assert added.version == 1
+        statistics = await client.statistics()
+        assert (statistics.attempts, statistics.spans, statistics.resources) == (2, 2, 1)
+        await client.close()
+    server.stop()
+    await server.store.close()
+
+
 async def test_a_server_that_stays_away_is_an_error_in_time(served, proxy):
     """Trap 30: after ``retry_seconds``, and the error says where it should have been."""
     async with asyncio.timeout(PATIENCE):
