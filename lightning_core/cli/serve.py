@@ -7,16 +7,15 @@ import secrets
 import signal
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from lightning_core.bridge import run_sync
 from lightning_core.plugin import resolve
-
-if TYPE_CHECKING:
-    from lightning_store_http import LightningStoreServer
 
 __all__ = ["serve"]
 
@@ -52,7 +51,11 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
     token = _read_token(token_file) if token_file is not None else os.environ.get(_TOKEN) or None
     store = resolve("store", spec)
     try:
-        with LightningStoreServer(store, host, port, token=token, forward_to=forward_to) as server:
+        # The signals come first: somebody may act on what is said below at once.
+        with (
+            _end_signals() as end,
+            LightningStoreServer(store, host, port, token=token, forward_to=forward_to) as server,
+        ):
             click.echo(f"serving {store.location} at {server.url}")
             click.echo(
                 f"clients connect with --store {server.url}, or Trainer(store={server.url!r}), and the token:"
@@ -60,25 +63,26 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
             click.echo(f"  export {_TOKEN}={_shown_token(server.token, token_file, given=token is not None)}")
             if not store.capabilities.durable:
                 click.secho("this store keeps nothing beyond its process", fg="yellow")
-            _wait(server)
+            # In steps, since a wait without a limit lets no signal through on Windows.
+            while not end.wait(0.5):
+                if not server.running:
+                    raise click.ClickException("the server has ended by itself; its log tells more")
             click.echo("stopping")
     finally:
         run_sync(store.close())
 
 
-def _wait(server: LightningStoreServer) -> None:
-    """Wait for a signal that asks for the end."""
-    stop = threading.Event()
+@contextmanager
+def _end_signals() -> Iterator[threading.Event]:
+    """Give an event that is set by the signals that ask for the end."""
+    end = threading.Event()
 
-    def end(*_: Any) -> None:
-        stop.set()
+    def set_end(*_: Any) -> None:
+        end.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, set_end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # In steps, since a wait without a limit lets no signal through on Windows.
-        while not stop.wait(0.5):
-            if not server.running:
-                raise click.ClickException("the server has ended by itself; its log tells more")
+        yield end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -39,7 +39,7 @@ def serving(*arguments: object, token: str | None = None):
     try:
         lines = [process.stdout.readline() for _ in range(3)]
         found = _URL.search(lines[0])
-        assert found, lines + [process.stderr.read()]
+        assert found, [*lines, process.stderr.read()]
         yield process, found[0], "".join(lines)
     finally:
         watchdog.cancel()
