@@ -210,6 +210,16 @@ def test_a_url_that_is_none_is_refused(url, said):
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("token", ["secret-token\n", "secret\r\nx-header: 1", "sécret-token"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token, monkeypatch):
+    with pytest.raises(ConfigurationError, match="printable ASCII") as raised:
+        LightningStoreClient("http://localhost:4747", token=token)
+    assert token.strip() not in str(raised.value)
+    monkeypatch.setenv("LIGHTNING_CORE_STORE_TOKEN", token)
+    with pytest.raises(ConfigurationError, match="LIGHTNING_CORE_STORE_TOKEN"):
+        LightningStoreClient("http://localhost:4747")
+
+
 # What travels
 
 

@@ -106,6 +106,13 @@ def test_a_token_that_no_header_can_carry_is_refused(store, token):
         LightningStoreServer(store, token=token)
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_is_none_is_refused(store, port):
+    """The system would take its last 16 bits."""
+    with pytest.raises(ConfigurationError, match=f"a port is from 0 to 65535, not {port}"):
+        LightningStoreServer(store, port=port)
+
+
 async def test_a_client_without_the_token_is_told_what_to_do(server, monkeypatch):
     for token, advice in [(None, "wants a token"), ("wrong", "does not accept the token")]:
         client = LightningStoreClient(server.url, token=token)

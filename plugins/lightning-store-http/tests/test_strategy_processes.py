@@ -237,6 +237,36 @@ def test_ctrl_c_in_a_terminal_ends_with_130_and_no_traceback(tmp_path: Path, met
         assert not any(psutil.pid_exists(pid) for pid in runners)
 
 
+def test_a_spawned_process_begins_with_ctrl_c_held_back(tmp_path: Path):
+    """Or Ctrl+C at the start would fill the terminal with tracebacks; the first process is no exception."""
+    text = (
+        HEAD
+        + """
+import multiprocessing.util, signal
+
+held = []
+spawn = multiprocessing.util.spawnv_passfds
+
+def watched(path, arguments, descriptors):
+    if any("spawn_main" in os.fsdecode(argument) for argument in arguments):
+        held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    return spawn(path, arguments, descriptors)
+
+multiprocessing.util.spawnv_passfds = watched
+
+@rollout
+async def agent(task, llm):
+    return 1.0
+
+trainer(store="memory").fit(agent, [1])
+print(held)
+"""
+    )
+    with script(tmp_path, text) as process:
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert out == "[True, True]\n"
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
     text = HANGING + "\ntrainer(strategy={'graceful_seconds': 600}).fit(agent, [1, 2])\n"
     with script(tmp_path, text) as process:

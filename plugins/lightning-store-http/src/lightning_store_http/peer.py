@@ -38,7 +38,7 @@ class Peer:
         compress: Whether to ask for compressed answers; by default unless it is on this machine.
 
     Raises:
-        ConfigurationError: If the URL is none.
+        ConfigurationError: If the URL is none, or no header can carry the token.
     """
 
     def __init__(self, url: str, token: str | None, nonce: str | None, compress: bool | None) -> None:
@@ -58,6 +58,12 @@ class Peer:
             )
         self.url = f"{parts.scheme}://{parts.netloc}"
         self.token = token or os.environ.get(TOKEN_VARIABLE) or None
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            # Not shown, and often no more than the end of a line in a file.
+            raise ConfigurationError(
+                f"the token for the server at {self.url} holds something else than printable ASCII, such as the end of "
+                f"a line; look at token=… or the variable {TOKEN_VARIABLE}"
+            )
         self.nonce = nonce
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
         self.compress = compress if compress is not None else not local

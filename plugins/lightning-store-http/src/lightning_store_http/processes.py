@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias
 
@@ -92,6 +93,9 @@ class Child:
             with _starting:
                 if self._method == "forkserver":
                     _prepare_forkserver()
+                elif self._method == "spawn" and hasattr(signal, "pthread_sigmask"):
+                    # It would be started along with the first process, and let SIGINT through to that.
+                    resource_tracker.ensure_running()
                 # Python warns of any fork of a process with threads, and this one was asked for by name.
                 unwarned = warnings.catch_warnings(action="ignore", category=DeprecationWarning)
                 script = contextlib.nullcontext() if forks else _script_left_alone()

@@ -48,7 +48,8 @@ class LightningStoreServer:
         stop_seconds: How long :meth:`stop` waits for requests that are being answered, in seconds.
 
     Raises:
-        ConfigurationError: If ``host`` is another interface than the loopback, and there is no ``token``.
+        ConfigurationError: If ``host`` is another interface than the loopback, and there is no ``token``; if no header
+            can carry the token; or if the port is none.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class LightningStoreServer:
             )
         if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
             raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
+        if not 0 <= port <= 65535:
+            raise ConfigurationError(f"a port is from 0 to 65535, not {port}")
         self.store = store
         self.host = host
         self.token = token or secrets.token_urlsafe(24)
@@ -126,12 +129,12 @@ class LightningStoreServer:
         """
         if self._thread is not None:
             raise ExecutionError(f"the server at {self.url} has started already")
-        listener = self._listen()
-        self._port = listener.getsockname()[1]
         self._app = create_app(
             self.store, token=self.token, nonce=self._nonce, limits=self._limits, forward_to=self._forward_to
         )
         self._app.service.over = self._over
+        listener = self._listen()
+        self._port = listener.getsockname()[1]
         self._failure = None
         ready = threading.Event()
         self._server = _Server(self._app, ready, self._stop_seconds)
