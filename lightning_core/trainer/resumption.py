@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightning_core.algorithm.base import BaseAlgorithm
 from lightning_core.errors import ConfigurationError, FinalRolloutError, ResumeError
@@ -15,7 +15,7 @@ from lightning_core.trainer.keys import initial_resources_id, own_resources
 from lightning_core.trainer.owner import is_gone, is_held
 from lightning_core.types import LLM, NamedResources, RolloutConfig, RolloutStatus, RolloutV2, Run, Worker
 
-__all__ = ["RESUME_VARIABLE", "algorithm_name", "choose_run", "clear_up", "wanted_run"]
+__all__ = ["RESUME_VARIABLE", "algorithm_name", "choose_run", "clear_up", "unfinished_run", "wanted_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _variable_used = False
 
 
 def wanted_run(resume: bool | str | None) -> bool | str:
-    """Return the id of the run to resume, ``True`` for the newest, or ``False``.
+    """Return which run to resume: its id, ``True`` for the newest, ``"auto"`` for the newest if any, or ``False``.
 
     ``None`` asks the variable ``LIGHTNING_CORE_RESUME``, which holds for the first run of a process.
 
@@ -44,13 +44,24 @@ def wanted_run(resume: bool | str | None) -> bool | str:
             return False
         return True if value.lower() in ("1", "true") else value
     if not isinstance(resume, bool | str) or resume == "":  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
-        raise ConfigurationError(f"resume must be True or the id of a run, not {resume!r}")
+        raise ConfigurationError(f"resume must be True, 'auto' or the id of a run, not {resume!r}")
     return resume
 
 
 def algorithm_name(algorithm: BaseAlgorithm) -> str:
     """Return by what a run knows its algorithm again: the name of its class, or of its function."""
     return getattr(algorithm, "__qualname__", None) or type(algorithm).__qualname__
+
+
+def unfinished_run(runs: Sequence[Run], algorithm: str) -> str | Literal[False]:
+    """Return the id of the algorithm's newest run if that has not succeeded.
+
+    Args:
+        runs: All runs of the store, oldest first.
+        algorithm: Name of the algorithm.
+    """
+    newest = next((run for run in reversed(runs) if _begun_by(run) == algorithm), None)
+    return newest.run_id if newest is not None and newest.status != "succeeded" else False
 
 
 def choose_run(runs: Sequence[Run], wanted: bool | str, algorithm: str, store: str) -> Run:

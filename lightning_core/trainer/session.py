@@ -11,7 +11,7 @@ from lightning_core.errors import ConfigurationError, ResumeError
 from lightning_core.trainer.keys import initial_resources_id
 from lightning_core.trainer.owner import RunHold
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.trainer.resumption import algorithm_name, choose_run, clear_up
+from lightning_core.trainer.resumption import algorithm_name, choose_run, clear_up, unfinished_run
 from lightning_core.trainer.scope import RunStore, run_store
 from lightning_core.types import NamedResources, Run, RunStatus
 
@@ -57,7 +57,8 @@ class RunSession:
             store: Where the run is kept.
             algorithm: Its algorithm.
             settings: Which parts are used, by name.
-            wanted: The run to resume, or ``True`` for the newest that has not succeeded.
+            wanted: The run to resume, ``True`` for the newest that has not succeeded, or ``"auto"`` for the
+                algorithm's newest unless that has succeeded or there is none.
 
         Raises:
             ConfigurationError: If a store that forgets is asked to resume.
@@ -65,6 +66,8 @@ class RunSession:
         """
         name = algorithm_name(algorithm)
         settings = {**settings, "algorithm_class": name}
+        if wanted == "auto" and store.capabilities.durable:
+            wanted = unfinished_run(await store.query_runs(), name)
         if wanted is False:
             session = cls(store, Run(settings=settings), {})
         else:

@@ -168,9 +168,10 @@ class Trainer(ParallelWorkerBase):
             val_data: Held-out tasks.
             dev_data: Tasks for a dry run; used in place of the other two with ``Trainer(dev=True)``.
             dev_backend: Deprecated, use ``dev_data``.
-            resume: The id of a run in the trainer's store, or ``True`` for the newest that has not succeeded. ``None``
-                asks the environment variable ``LIGHTNING_CORE_RESUME`` (``1`` or an id), which holds for the first
-                run of a process.
+            resume: The id of a run in the trainer's store; ``True`` for the newest that has not succeeded; or
+                ``"auto"``, for programs that something starts again, to go on with the algorithm's newest run if that
+                has not succeeded and else to begin one. ``None`` asks the environment variable
+                ``LIGHTNING_CORE_RESUME`` (``1``, ``auto`` or an id), which holds for the first run of a process.
 
         Returns:
             Best resources, metrics, counts by final status, and where the run is stored.

@@ -151,20 +151,10 @@ class Campaign:
             await self.client.add_resources({"llm": LLM(endpoint="http://localhost/v1", model="m")})
             for _ in range(RUNNERS):
                 self.runners.append(await self._start_runner(self.random))
-            injectors = [
-                asyncio.create_task(self._harm(random.Random(f"{self.seed} {number}")))
-                for number in range(INJECTORS)
-            ]
             feeding = asyncio.create_task(self._feed())
-            await asyncio.wait([feeding, *injectors], return_when=asyncio.FIRST_COMPLETED)
-            for task in injectors:
-                # Those that ended by themselves have failed, which is raised below.
-                task.cancel()
-            await asyncio.wait(injectors)
-            for task in injectors:
-                if not task.cancelled():
-                    feeding.cancel()
-                    task.result()
+            async with asyncio.TaskGroup() as group:
+                for number in range(INJECTORS):
+                    group.create_task(self._harm(random.Random(f"{self.seed} {number}"), feeding))
             await feeding
             await self.client.close()
             await self._end_processes()
@@ -249,7 +239,7 @@ class Campaign:
 
     # The faults
 
-    async def _harm(self, source: random.Random) -> None:
+    async def _harm(self, source: random.Random, feeding: asyncio.Task[None]) -> None:
         faults: list[tuple[Callable[[random.Random], Awaitable[None]], int]] = [
             (self._kill_runner, 4),
             (self._pause_runner, 2),
@@ -263,8 +253,8 @@ class Campaign:
             (self._cancel, 6),
         ]
         kinds, weights = zip(*faults, strict=True)
-        while True:
-            await asyncio.sleep(source.uniform(0.0, 1.0))
+        while not feeding.done():
+            await asyncio.wait([feeding], timeout=source.uniform(0.0, 1.0))
             (fault,) = source.choices(kinds, weights)
             # What follows from one seed must not depend on how long the machine takes for it.
             await fault(random.Random(source.random()))

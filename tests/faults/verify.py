@@ -82,7 +82,11 @@ async def verify(
                 place = {span.span_id: span.sequence_id for span in spans}
                 # A batch that is sent again is acknowledged twice; what counts is when it first was.
                 first = [place[span_id] for span_id in dict.fromkeys(known) if span_id in place]
-                losses["spans out of order"] += order != sorted(set(order)) or first != sorted(first)
+                if order != sorted(set(order)) or first != sorted(first):
+                    losses["spans out of order"] += 1
+                    print(
+                        f"{name} {attempt.attempt_id} {attempt.status}: stored {order}, acknowledged {first}"
+                    )
                 if attempt.status == "succeeded":
                     numbers = [span.attributes.get("number") for span in spans if "number" in span.attributes]
                     complete = numbers == list(range(task["spans"])) and len(spans) == task["spans"] + 1

@@ -110,9 +110,22 @@ def test_nothing_to_resume_is_said(url: str):
             made.fit(agent, [1.0], resume=result.run_id)
         with pytest.raises(ResumeError, match=r"no run 'run-x' in .*that can be resumed: none"):
             made.fit(agent, [1.0], resume="run-x")
-        with pytest.raises(ConfigurationError, match="resume must be True or the id of a run, not 3"):
+        with pytest.raises(ConfigurationError, match="resume must be True, 'auto' or the id of a run, not 3"):
             made.fit(agent, [1.0], resume=3)  # type: ignore[arg-type]
     assert [run.run_id for run in runs(url)] == [result.run_id]
+
+
+def test_auto_begins_a_run_resumes_it_after_an_end_and_begins_another_after_a_success(url: str):
+    with trainer(url, failing) as made, pytest.raises(ZeroDivisionError):
+        made.fit(agent, [1.0, 2.0], resume="auto")
+    with trainer(url, failing) as made, pytest.raises(ZeroDivisionError):
+        made.fit(agent, [1.0, 2.0], resume="auto")
+    assert [run.resumed for run in runs(url)] == [1]
+    with trainer(url) as made:
+        first = made.fit(agent, [1.0], resume="auto")
+        second = made.fit(agent, [1.0], resume="auto")
+    assert (first.resumed, second.resumed) == (0, 0)
+    assert len({run.run_id for run in runs(url)}) == 3
 
 
 def test_a_run_of_another_algorithm_is_refused_and_a_fitting_one_is_named(url: str):
