@@ -7,7 +7,7 @@ import secrets
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -73,7 +73,7 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
 
 
 @contextmanager
-def _end_signals() -> Iterator[threading.Event]:
+def _end_signals() -> Generator[threading.Event]:
     """Give an event that is set by the signals that ask for the end."""
     end = threading.Event()
 

@@ -44,13 +44,15 @@ def serving(*arguments: object, token: str | None = None):
     finally:
         watchdog.cancel()
         process.kill()
-        process.communicate()
+        with process:
+            pass
 
 
 def stop(process: subprocess.Popen[str], number: int) -> str:
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
+    # Not by communicate(), which overlooks what readline() has read ahead.
+    output, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait(60) == 0
     assert errors == ""
     return output
 
