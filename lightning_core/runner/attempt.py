@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class RunOfAttempt:
         self._rollout = rollout
         self._get_resources = get_resources
         self._ids = rollout.rollout_id, rollout.attempt.attempt_id
+        # The store counts the attempt's time from here as well.
+        self._begun = time.monotonic()
         self._keywords: dict[str, Any] = {
             "agent": place.agent,
             "runner": place.runner,
@@ -157,7 +160,7 @@ class RunOfAttempt:
                     await self._dispatch("on_trace_start", place.hooks.on_trace_start, tracer=place.tracer)
                     outcome.result = await self._call(resources)
                 except BaseException as error:
-                    ending = agent_ending(error)
+                    ending = self._ending_of(error)
                     if isinstance(error, Exception) and not isinstance(error, RolloutTimeoutError):
                         emit_exception(error)
                 finally:
@@ -194,8 +197,7 @@ class RunOfAttempt:
     async def _call(self, resources: NamedResources) -> Any:
         """Call the agent, within the rollout's time limit."""
         agent, rollout = self._place.agent, self._rollout
-        limit = rollout.config.timeout_seconds
-        scope = asyncio.timeout(limit)
+        scope = asyncio.timeout(self._time_left())
         try:
             async with scope:
                 if agent.is_async():
@@ -204,9 +206,22 @@ class RunOfAttempt:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise RolloutTimeoutError(
-                f"the agent ran longer than timeout_seconds={limit:g} of its rollout"
-            ) from error
+            raise self._out_of_time() from error
+
+    def _ending_of(self, error: BaseException) -> Ending:
+        if isinstance(error, asyncio.CancelledError) and self._time_left() == 0:
+            # The store was first to end it, and the heartbeat has heard of that.
+            error = self._out_of_time()
+        return agent_ending(error)
+
+    def _time_left(self) -> float | None:
+        """What is left of the attempt's time limit, in seconds; ``None`` if it has none."""
+        limit = self._rollout.config.timeout_seconds
+        return None if limit is None else max(0.0, limit - (time.monotonic() - self._begun))
+
+    def _out_of_time(self) -> RolloutTimeoutError:
+        limit = self._rollout.config.timeout_seconds
+        return RolloutTimeoutError(f"the attempt ran longer than timeout_seconds={limit:g} of its rollout")
 
     async def _end_hooks(self, ending: Ending) -> None:
         """Tell the hooks how the attempt ended, and show them the spans that are stored."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -200,3 +202,39 @@ async def test_an_unusable_result_is_named(store: InMemoryLightningStore):
 
     _, attempt = await run_one(store, agent)
     assert "the agent returned a str ('a string')" in attempt.metadata["error"]
+
+
+async def test_an_attempt_that_the_store_has_timed_out_is_a_timeout_for_hooks_too():
+    """Its heartbeat may hear that the attempt is over before its own timer goes off."""
+    ended: list[Any] = []
+    heard, calls, limit = threading.Event(), 0, 0.1
+    begin = time.monotonic()
+
+    class Last(Hook):
+        async def on_rollout_end(self, *, rollout: Any, **keywords: Any) -> None:
+            ended.append(rollout.attempt)
+
+    class Watched(InMemoryLightningStore):
+        async def renew_leases(self, worker_id: str, attempts: Any) -> list[str]:
+            nonlocal calls
+            lost = await super().renew_leases(worker_id, attempts)
+            calls += bool(lost)
+            if calls == 2:
+                # What the first call said has been passed on.
+                heard.set()
+            return lost
+
+    @rollout
+    async def agent(task: str, llm: LLM) -> float:
+        # Holds the runner's loop up, and with it its timer.
+        assert heard.wait(10)
+        await asyncio.Event().wait()
+        return 1.0
+
+    store = Watched()
+    await store.add_resources(RESOURCES)
+    config, settings = RolloutConfig(timeout_seconds=limit), {"heartbeat_interval": 0.01}
+    _, attempt = await run_one(store, agent, hooks=[Last()], config=config, settings=settings)
+    assert time.monotonic() - begin > limit
+    assert [(one.status, one.reason) for one in ended] == [("timeout", "timeout")]
+    assert (attempt.status, attempt.reason) == ("timeout", "timeout")
