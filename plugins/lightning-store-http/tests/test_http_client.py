@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from lightning_core.errors import (
     ConfigurationError,
     PluginSettingsError,
     StoreClosedError,
+    StoreUnavailableError,
     UnserializableValueError,
 )
 from lightning_core.plugin import resolve
@@ -165,6 +168,30 @@ def test_it_is_not_needed_to_list_the_plugin():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+async def test_a_fork_makes_connections_of_its_own(server, client):
+    """Trap 29: also if the parent was just using the client; its own connections go on."""
+    await client.enqueue_rollout(1)
+    with client._lock:
+        process = multiprocessing.get_context("fork").Process(target=_enqueue, args=(client, 2))
+        process.start()
+    await client.enqueue_rollout(3)
+    await asyncio.to_thread(process.join, PATIENCE)
+    assert process.exitcode == 0
+    assert sorted(rollout.input for rollout in await client.query_rollouts()) == [1, 2, 3]
+
+
+def _enqueue(client: LightningStoreClient, number: int) -> None:
+    async def use() -> None:
+        await client.enqueue_rollout(number)
+        await client.close()
+
+    # The parent's loop is running, as far as this thread was told.
+    asyncio.events._set_running_loop(None)
+    asyncio.run(use())
+
+
 # Pickling, settings
 
 
@@ -234,6 +261,30 @@ async def test_calls_that_are_made_together_travel_together(server, client):
     rollouts = await asyncio.gather(*calls)
     assert [rollout.input for rollout in rollouts] == list(range(200))
     assert len(seen) < 10
+
+
+@pytest.mark.parametrize("method", ["enqueue_rollouts", "dequeue_rollouts"])
+async def test_a_store_that_is_unavailable_for_a_while_is_asked_again(server, client, monkeypatch, method):
+    """Such as one whose disk is full; calls that travel together, and those that go alone."""
+    works, failures = getattr(server.store, method), 3
+
+    async def fail(*args, **kwargs):
+        nonlocal failures
+        if failures > 0:
+            failures -= 1
+            raise StoreUnavailableError("the disk is full")
+        return await works(*args, **kwargs)
+
+    monkeypatch.setattr(server.store, method, fail)
+    calls = [client.enqueue_rollout(number) for number in range(3)]
+    assert [rollout.input for rollout in await asyncio.gather(*calls)] == [0, 1, 2]
+    assert len(await client.dequeue_rollouts(9, "w")) == 3
+    assert failures == 0
+    hasty = LightningStoreClient(server.url, token=server.token, retry_seconds=0.1)
+    failures = 10_000
+    with pytest.raises(StoreUnavailableError, match="the disk is full"):
+        await (hasty.enqueue_rollout(1) if method == "enqueue_rollouts" else hasty.dequeue_rollouts())
+    await hasty.close()
 
 
 async def test_one_bad_call_harms_none_that_travels_along(server, client):

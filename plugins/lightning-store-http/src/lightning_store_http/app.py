@@ -15,7 +15,7 @@ from starlette.routing import Route, Router
 from lightning_core.store.base import LightningStore
 
 from .batch import answer_batch
-from .bodies import Disconnected, header
+from .bodies import IN_THREAD, Disconnected, header
 from .failures import RequestError, describe, status_of
 from .rest import rest_routes
 from .service import Limits, Service
@@ -203,7 +203,10 @@ class _Answer:
 
     async def _send_all(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         if self._compress and len(body) >= _COMPRESS_FROM:
-            body = gzip.compress(body, 1)
+            if len(body) < IN_THREAD:
+                body = gzip.compress(body, 1)
+            else:
+                body = await asyncio.to_thread(gzip.compress, body, 1)
             headers = [item for item in headers if item[0] != b"content-length"]
             headers += [(b"content-encoding", b"gzip"), (b"content-length", str(len(body)).encode())]
         headers.append((NONCE_HEADER.encode(), self._service.nonce.encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,10 @@ from .failures import RequestError
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-__all__ = ["Disconnected", "check_encoded_spans", "content_type", "read_body"]
+__all__ = ["IN_THREAD", "Disconnected", "check_encoded_spans", "content_type", "header", "read_body"]
+
+IN_THREAD: Final = 256 * 1024
+"""From this size on, in bytes, what is compressed or decompressed does not hold up the event loop."""
 
 
 class Disconnected(Exception):
@@ -72,23 +76,23 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             break
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    return _decompress(body, limit) if encoding == "gzip" else body
+    if encoding == "identity":
+        return body
+    if len(body) < IN_THREAD:
+        return _decompress(body, limit)
+    return await asyncio.to_thread(_decompress, body, limit)
 
 
 def _decompress(body: bytes, limit: int) -> bytes:
-    result, rest = b"", body
+    stream = zlib.decompressobj(wbits=31)
     try:
-        # A gzip file may consist of several members.
-        while rest:
-            stream = zlib.decompressobj(wbits=31)
-            result += stream.decompress(rest, limit - len(result) + 1)
-            if len(result) > limit:
-                raise _too_large(limit)
-            if not stream.eof:
-                raise RequestError(400, "the body ends before its gzip stream does")
-            rest = stream.unused_data
+        result = stream.decompress(body, limit + 1)
     except zlib.error as error:
         raise RequestError(400, f"the body is no gzip: {error}") from None
+    if len(result) > limit:
+        raise _too_large(limit)
+    if not stream.eof or stream.unused_data:
+        raise RequestError(400, "the body is not exactly one gzip stream")
     return result
 
 

@@ -152,18 +152,27 @@ class Channel:
             wait: How long the server may take for it, in seconds.
             withdraw: If the caller is cancelled, take back what the operation has done.
         """
+        give_up = time.monotonic() + self._retry_seconds + wait
+        pause = _FIRST_PAUSE
+        while True:
+            good, result = await self._call_once(call, wait, withdraw, give_up)
+            if good:
+                return result
+            error = restore(result)
+            if not isinstance(error, StoreUnavailableError) or time.monotonic() > give_up:
+                raise error
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _call_once(self, call: Call, wait: float, withdraw: bool, give_up: float) -> tuple[bool, Any]:
         self._check_open()
         number = self._waiting_numbers.draw() if call.writes else None
-        request = asyncio.ensure_future(
-            self._exchange(
-                [call], self._waiting_numbers, number, time.monotonic() + self._retry_seconds + wait, wait
-            )
-        )
+        request = asyncio.ensure_future(self._exchange([call], self._waiting_numbers, number, give_up, wait))
         try:
             await asyncio.wait({request, self._closing}, return_when=asyncio.FIRST_COMPLETED)
             if not request.done():
                 raise self._closed()
-            [(good, result)] = request.result()
+            return request.result()[0]
         except asyncio.CancelledError:
             request.cancel()
             if withdraw and number is not None:
@@ -173,9 +182,6 @@ class Channel:
             request.cancel()
             if number is not None:
                 self._waiting_numbers.close(number)
-        if good:
-            return result
-        raise restore(result)
 
     async def _withdraw(self, number: int) -> None:
         arguments = {"client": self._waiting_numbers.client, "number": number}

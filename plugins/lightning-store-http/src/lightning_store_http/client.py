@@ -87,6 +87,7 @@ class LightningStoreClient(LightningStore):
         self._closed = False
         self._lock = threading.Lock()
         self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
+        self._inherited: dict[asyncio.AbstractEventLoop, Channel] = {}
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,24 +117,30 @@ class LightningStoreClient(LightningStore):
         return self._peer.over
 
     async def _channel(self) -> Channel:
+        if self._process != os.getpid():
+            self._leave_parent()
         loop = asyncio.get_running_loop()
         channel = self._channels.get(loop)
-        if channel is not None and self._process == os.getpid():
+        if channel is not None:
             return channel
         with self._lock:
             if self._closed:
                 raise StoreClosedError(f"the client of {self._peer.url} is closed")
-            if self._process != os.getpid():
-                self._channels = {}
-                self._process = os.getpid()
-            for other in [other for other in self._channels if other.is_closed()]:
-                self._channels.pop(other).abandon()
             channels = self._channels
+            for other in [other for other in channels if other.is_closed()]:
+                channels.pop(other).abandon()
             channel = channels[loop] = Channel(
                 self._peer, self._retry_seconds, lambda: channels.pop(loop, None)
             )
         await channel.open()
         return channel
+
+    def _leave_parent(self) -> None:
+        """After a fork: leave the connections to the parent process, and the lock, which somebody may have held."""
+        self._inherited = self._channels
+        self._channels = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     async def _call(self, name: str, **arguments: Any) -> Any:
         channel = await self._channel()
@@ -498,6 +505,8 @@ class LightningStoreClient(LightningStore):
 
     async def close(self) -> None:
         """Close the connections of all event loops. The server and its store go on."""
+        if self._process != os.getpid():
+            self._leave_parent()
         with self._lock:
             self._closed = True
             channels = list(self._channels.values())
