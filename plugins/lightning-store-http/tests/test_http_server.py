@@ -348,9 +348,15 @@ async def test_a_client_is_told_of_the_limits_too(store):
             await client.enqueue_rollouts([EnqueueRequest(input=n) for n in range(6)])
         with pytest.raises(ConfigurationError, match="max_body_bytes"):
             await client.enqueue_rollout("x" * 10_000)
+        # One that is too large harms none that travels along.
+        sizes = [10, 10, 10_000, 10, 10]
+        results = await asyncio.gather(
+            *(client.enqueue_rollout("x" * size) for size in sizes), return_exceptions=True
+        )
+        assert [isinstance(result, ConfigurationError) for result in results] == [size > 10 for size in sizes]
         # Calls that only together are too much go one by one.
         await asyncio.gather(*(client.enqueue_rollout("x" * 1000) for _ in range(12)))
-        assert (await client.statistics()).rollouts == {"queuing": 12}
+        assert (await client.statistics()).rollouts == {"queuing": 4 + 12}
         await client.close()
 
 

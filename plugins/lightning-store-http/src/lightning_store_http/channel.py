@@ -239,9 +239,11 @@ class Channel:
         number = self._numbers.draw() if any(call.writes for call in calls) else None
         try:
             results = await self._exchange(calls, self._numbers, number, give_up, 0.0)
-        except TooLarge:
+        except TooLarge as error:
             if len(batch) == 1:
-                raise
+                # Not raised: it does not concern those that travelled along.
+                _settle(batch, error)
+                return []
             half = len(batch) // 2
             return await self._send_once(batch[:half], give_up) + await self._send_once(batch[half:], give_up)
         finally:
