@@ -183,7 +183,7 @@ class TraceContext:
 
     async def _flush_cancelled(self) -> None:
         """Give the spans a little more time, on a loop that the cancellation does not reach."""
-        self.processor.open(bridge_loop())
+        await self.processor.change_loop(bridge_loop(), CANCEL_SECONDS)
         writing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.processor.flush(), bridge_loop()))
         done, _ = await asyncio.wait([writing], timeout=CANCEL_SECONDS)
         if not done:

@@ -110,6 +110,7 @@ class LightningSpanProcessor(SpanProcessor):
         self._failures = 0
         self._retry_time = 0.0
         self._lost = 0
+        self._changing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -167,6 +168,25 @@ class LightningSpanProcessor(SpanProcessor):
             if len(_unfinished) > UNFINISHED_TRACES:
                 _unfinished.popitem(last=False)[1].forget()
 
+    async def change_loop(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Have spans written by another loop, first of all those that writes under way on this one have taken.
+
+        Args:
+            loop: Which.
+            seconds: How long the writes under way may take to give up.
+        """
+        tasks = list(self._tasks)
+        for task in tasks:
+            # It puts back what it has taken; without that, later spans would overtake them.
+            task.cancel()
+        self._changing = True
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=seconds)
+        finally:
+            self._changing = False
+        self.open(loop)
+
     def leave_loop(self) -> None:
         """Have later spans written by a loop that outlives the one which ran the block."""
         if self.store is not None:
@@ -217,7 +237,7 @@ class LightningSpanProcessor(SpanProcessor):
                 # The spans are still queued, and the flush at the end of the trace raises if it fails again.
                 _log_delay(error)
         except asyncio.CancelledError:
-            if self._closed and self._queue:
+            if self._closed and self._queue and not self._changing:
                 logger.error(
                     "%d spans of rollout %s are lost: the loop ended", len(self._queue), self.rollout_id
                 )

@@ -166,3 +166,48 @@ async def test_what_is_added_at_the_end_comes_after_the_root_and_in_the_same_wri
     stored = await store.query_spans(rollout.rollout_id)
     assert [span.name for span in stored] == [SpanNames.MESSAGE.value, "root", "last"]
     assert store.writes == 1
+
+
+async def test_a_cancelled_flush_does_not_let_later_spans_overtake_those_under_way(
+    make_trace: Any, store: Unsteady, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(processor, "FLUSH_SPANS", 1)
+    under_way = asyncio.Event()
+    arrived: list[list[str]] = []
+    add_spans = store.add_spans
+
+    async def stuck_at_first(spans: Sequence[Span]) -> int:
+        if not under_way.is_set():
+            under_way.set()
+            # The store is slow: this answers when the test is over, unless the call is cancelled.
+            await asyncio.sleep(60)
+        arrived.append([str(span.attributes["message"]) for span in spans])
+        return await add_spans(spans)
+
+    monkeypatch.setattr(store, "add_spans", stuck_at_first)
+    rollout = await store.start_rollout({"task": 1})
+    ready, cancelled_once = asyncio.Event(), asyncio.Event()
+
+    async def agent() -> None:
+        async with make_trace(rollout):
+            emit_message("first")
+            await under_way.wait()
+            emit_message("second")
+            ready.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled_once.set()
+
+    running = asyncio.create_task(agent())
+    await ready.wait()
+    running.cancel()
+    await cancelled_once.wait()
+    # It waits now for the write that is under way, and is cancelled there too.
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [message for batch in arrived for message in batch] == ["first", "second"]
+    stored = await store.query_spans(rollout.rollout_id)
+    assert [span.attributes["message"] for span in stored] == ["first", "second"]
