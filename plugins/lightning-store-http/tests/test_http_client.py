@@ -287,6 +287,18 @@ async def test_a_store_that_is_unavailable_for_a_while_is_asked_again(server, cl
     await hasty.close()
 
 
+async def test_a_vacuum_that_may_take_long_fails_as_soon_as_others(server, monkeypatch):
+    async def fail(*, before):
+        raise StoreUnavailableError("the disk is full")
+
+    monkeypatch.setattr(server.store, "vacuum", fail)
+    client = LightningStoreClient(server.url, token=server.token, retry_seconds=0.1)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreUnavailableError, match="the disk is full"):
+            await client.vacuum(before=0.0)
+    await client.close()
+
+
 async def test_one_bad_call_harms_none_that_travels_along(server, client):
     good = [client.enqueue_rollout(number) for number in range(3)]
     bad = client.update_rollout("ro-none", status="cancelled")

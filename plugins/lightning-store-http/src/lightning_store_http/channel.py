@@ -154,12 +154,16 @@ class Channel:
         """
         give_up = time.monotonic() + self._retry_seconds + wait
         pause = _FIRST_PAUSE
+        refused: float | None = None
         while True:
             good, result = await self._call_once(call, wait, withdraw, give_up)
             if good:
                 return result
             error = restore(result)
-            if not isinstance(error, StoreUnavailableError) or time.monotonic() > give_up:
+            now = time.monotonic()
+            # What may take an hour is not tried again for an hour.
+            refused = now if refused is None else refused
+            if not isinstance(error, StoreUnavailableError) or now > min(give_up, refused + self._retry_seconds):
                 raise error
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
