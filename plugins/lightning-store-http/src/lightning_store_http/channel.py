@@ -154,7 +154,6 @@ class Channel:
         """
         give_up = time.monotonic() + self._retry_seconds + wait
         pause = _FIRST_PAUSE
-        refused: float | None = None
         while True:
             good, result = await self._call_once(call, wait, withdraw, give_up)
             if good:
@@ -162,8 +161,8 @@ class Channel:
             error = restore(result)
             now = time.monotonic()
             # What may take an hour is not tried again for an hour.
-            refused = now if refused is None else refused
-            if not isinstance(error, StoreUnavailableError) or now > min(give_up, refused + self._retry_seconds):
+            give_up = min(give_up, now + self._retry_seconds)
+            if not isinstance(error, StoreUnavailableError) or now > give_up:
                 raise error
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
