@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import Counter
@@ -312,5 +313,6 @@ def _held() -> tuple[list[str], int, int]:
     """Names of threads, number of child processes, number of open files."""
     gc.collect()
     files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
-    threads = sorted(thread.name for thread in threading.enumerate())
+    # Those of a pool, which have a number, come when there is work for them and stay.
+    threads = sorted(thread.name for thread in threading.enumerate() if not re.search(r"_\d+$", thread.name))
     return threads, len(multiprocessing.active_children()), files
