@@ -26,6 +26,9 @@ class _Scalar:
     def item(self) -> float:
         return 0.5
 
+    def __repr__(self) -> str:
+        return "numpy.float64(0.5)"
+
 
 async def _never(task: Any, resources: Any) -> None:
     await asyncio.Event().wait()
