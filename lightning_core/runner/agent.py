@@ -221,10 +221,13 @@ class AgentRunnerV2(BaseRunner[T_task]):
         finally:
             for task in running:
                 task.cancel()
-            if running:
-                await asyncio.wait(running)
-            stop.close()
-            await place.beats.stop()
+            try:
+                if running:
+                    await asyncio.wait(running)
+            finally:
+                # Also when it is cancelled once more: a heartbeat outlives the loop.
+                stop.close()
+                await place.beats.stop()
 
     async def step(
         self,

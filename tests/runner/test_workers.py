@@ -258,3 +258,34 @@ async def test_leases_are_renewed_though_the_worker_cannot_be_described():
     task.cancel()
     await asyncio.wait({task})
     await beats.stop()
+
+
+async def test_a_worker_that_is_cancelled_twice_is_reported_to_have_ended():
+    begun, cancelled, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @rollout
+    async def stubborn(task: Any, llm: LLM) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+            await go_on.wait()
+
+    store = Watched()
+    await store.add_resources({"llm": LLM(endpoint="http://localhost", model="none")})
+    queued = await store.enqueue_rollout("task")
+    runner = AgentRunnerV2[Any](DummyTracer())
+    async with asyncio.timeout(PATIENCE):
+        with runner.run_context(agent=stubborn, store=store):
+            running = asyncio.create_task(runner.iter())
+            await begun.wait()
+            running.cancel()
+            await cancelled.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert store.stats[-1]["ended"]
+            go_on.set()
+            [ended] = await store.wait_for_rollouts(rollout_ids=[queued.rollout_id])
+    assert ended.status == "cancelled"
