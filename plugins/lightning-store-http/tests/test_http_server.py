@@ -15,7 +15,7 @@ import pytest
 from lightning_store_http import LightningStoreClient, LightningStoreServer
 
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
-from lightning_core.store import EnqueueRequest, InMemoryLightningStore
+from lightning_core.store import EnqueueRequest, InMemoryLightningStore, StoreCapabilities
 
 PATIENCE = 30
 
@@ -154,6 +154,17 @@ def test_a_taken_port_of_another_kind_of_server_is_refused(store):
 def test_an_interface_that_does_not_exist_is_an_error(store):
     with pytest.raises(StoreUnavailableError, match="interface"):
         LightningStoreServer(store, "no.such.host.invalid", token="chosen-token").start()
+
+
+def test_a_server_whose_store_cannot_be_read_says_why_it_does_not_start(monkeypatch):
+    async def fail(run_id):
+        raise StoreUnavailableError("the disk is gone")
+
+    store = InMemoryLightningStore()
+    monkeypatch.setattr(store, "capabilities", StoreCapabilities(durable=True))
+    monkeypatch.setattr(store, "load_run_state", fail)
+    with pytest.raises(ExecutionError, match=r"did not start: the disk is gone$"):
+        LightningStoreServer(store).start()
 
 
 async def test_a_client_never_talks_to_a_stranger(store):

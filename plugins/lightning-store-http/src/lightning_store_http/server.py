@@ -144,7 +144,8 @@ class LightningStoreServer:
         self._thread.start()
         if not ready.wait(_START_SECONDS) or not self._server.started:
             self.stop()
-            raise ExecutionError(f"the server at {self.url} did not start") from self._failure
+            why = "" if self._failure is None else f": {self._failure}"
+            raise ExecutionError(f"the server at {self.url} did not start{why}") from self._failure
 
     def stop(self) -> None:
         """Answer those who wait, finish what is being answered, and stop."""
