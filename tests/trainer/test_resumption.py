@@ -281,6 +281,7 @@ def gone_pid() -> int:
         ("elsewhere", -1, 1.0, True),
         ("elsewhere", -1, FRESH_SECONDS + 1, False),
     ],
+    ids=["alive", "silent", "dead", "over", "elsewhere", "silent elsewhere"],
 )
 def test_a_run_is_held_while_its_owner_gives_signs_of_life(host: str, pid: int, age: float, held: bool):
     pid = gone_pid() if pid == -1 else pid
