@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.spawn
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from lightning_store_http import ClientServerExecutionStrategy
+from lightning_store_http.processes import _script_left_alone as script_left_alone
 from lightning_store_sqlite import SqliteLightningStore
 
 from lightning_core import LLM, Hook, InMemoryLightningStore, LitAgent, Trainer, rollout
@@ -332,6 +335,16 @@ trainer(n_runners=1).fit(agent, [1])
 
 
 # What travels
+
+
+def test_what_a_script_defines_can_be_pickled_while_a_process_starts(monkeypatch: pytest.MonkeyPatch):
+    """By the algorithm, which goes on in its thread while a runner is replaced."""
+    defined = type("Defined", (), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Defined", defined, raising=False)
+    with script_left_alone():
+        assert pickle.loads(pickle.dumps(defined)) is defined
+        told = multiprocessing.spawn.get_preparation_data("process")
+    assert not any(name.startswith("init_main") for name in told)
 
 
 def test_a_script_without_a_guard_works(tmp_path: Path):

@@ -205,7 +205,12 @@ def _script_left_alone() -> Generator[None]:
     assignment asks for it (see ``pickling``). A script without its guard would start new processes without end.
     """
     script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    # Another thread may pickle meanwhile what the script defines.
+    stand_in = types.ModuleType("__main__")
+    vars(stand_in).update(
+        {name: value for name, value in dict(vars(script)).items() if name not in ("__file__", "__spec__")}
+    )
+    sys.modules["__main__"] = stand_in
     try:
         yield
     finally:
