@@ -25,14 +25,28 @@ import psutil
 
 from benchmarks.measure import table
 from benchmarks.sqlite import bare
-from benchmarks.sqlite import batch as make_batch
 from lightning_core.store.base import EnqueueRequest
+from lightning_core.store.encoding import encode_span
 from lightning_core.types import Span
 
 TOKEN = "benchmark"
 CLIENTS = 4
 SECONDS = 5.0
+BATCH = 200
 _spawn = multiprocessing.get_context("spawn")
+
+
+def make_batch(rollout_id: str, attempt_id: str, size: int = BATCH) -> list[Span]:
+    """Spans as a model call leaves them, about 1 kB each."""
+    return [
+        Span.from_attributes(
+            name="ChatCompletion",
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            attributes={"llm.model_name": "m", "input.value": "x" * 200, "output.value": "y" * 200},
+        )
+        for _ in range(size)
+    ]
 
 
 def _serve(spec: str, link: Connection) -> None:
@@ -124,8 +138,6 @@ def _echo(url: str, link: Connection) -> None:
     """The same bytes to the echo server."""
     import aiohttp
 
-    from lightning_core.store.encoding import encode_span
-
     body = "".join(encode_span(span).body for span in make_batch("ro-1", "at-1")).encode()
 
     async def write() -> tuple[int, float]:
@@ -191,10 +203,8 @@ def throughput(folder: Path, stores: dict[str, str]) -> None:
     """Spans per second and latency, beside the raw limits."""
     rows: list[list[Any]] = []
     spans = make_batch("ro-1", "at-1")
-    raw = [
-        [(span.attempt_id, span.span_id, index, span.model_dump_json()) for index, span in enumerate(spans)]
-    ]
-    limit = statistics.median(bare(folder / f"bare-{number}.db", raw * 40) for number in range(3))
+    raw = [[encode_span(span) for span in spans]] * 40
+    limit = 1 / statistics.median(bare(folder / f"bare-{number}.db", raw)[0] for number in range(3))
     with serving("") as (url, _):
         echo = _rate(together(*[(_echo, url)] * CLIENTS))
     for name, spec in stores.items():

@@ -64,17 +64,14 @@ _LETTERS = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz .,", k=1
 
 def random_attributes(source: random.Random) -> dict[str, str]:
     """Flattened nested dictionaries: depth 1 to 3, 2 to 6 keys a level, values of 5 to 300 characters."""
+    draw = source.random
     keys = [""]
-    for _ in range(source.randint(1, 3)):
-        keys = [
-            f"{key}.k{number}" if key else f"k{number}"
-            for key in keys
-            for number in range(source.randint(2, 6))
-        ]
+    for _ in range(1 + int(draw() * 3)):
+        keys = [f"{key}.k{number}" for key in keys for number in range(2 + int(draw() * 5))]
     attributes: dict[str, str] = {}
     for key in keys:
-        begin = source.randrange(len(_LETTERS) - 300)
-        attributes[key] = _LETTERS[begin : begin + source.randint(5, 300)]
+        begin = int(draw() * (len(_LETTERS) - 300))
+        attributes[key[1:]] = _LETTERS[begin : begin + 5 + int(draw() * 296)]
     return attributes
 
 

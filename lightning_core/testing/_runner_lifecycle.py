@@ -62,9 +62,8 @@ class LifecycleTests:
             return "nonsense" if ending == "nonsense" else 1.0
 
         hook = Recorder()
-        _, attempt = await session.run(
-            AsyncAgent(end), hooks=[hook], config=RolloutConfig(timeout_seconds=0.05)
-        )
+        config = RolloutConfig(timeout_seconds=0.05 if ending == "timeout" else None)
+        _, attempt = await session.run(AsyncAgent(end), hooks=[hook], config=config)
         assert hook.events == ALL_EVENTS
         assert hook.ended is not None
         assert (hook.ended.status, hook.ended.reason) == (attempt.status, attempt.reason)
