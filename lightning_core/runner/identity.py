@@ -7,9 +7,10 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-__all__ = ["ProcessVitals", "claim_worker_id", "release_worker_id"]
+__all__ = ["ProcessVitals", "claim_worker_id", "pid_namespace", "release_worker_id"]
 
 _lock = threading.Lock()
 _claimed: set[str] = set()
@@ -53,6 +54,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_lock)
 
 
+def pid_namespace() -> str | None:
+    """Name of the Linux namespace in which a process id of this process means something, or ``None``.
+
+    Containers may share a host's name without sharing its processes.
+    """
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
 class ProcessVitals:
     """CPU and memory of this process, for heartbeats."""
 
@@ -62,10 +74,11 @@ class ProcessVitals:
 
         self._process = psutil.Process()
         self._host = socket.gethostname()
+        self._namespace = pid_namespace()
         self._seen = self._process.create_time(), 0.0
 
     def read(self) -> dict[str, Any]:
-        """Return host, process id, CPU and memory.
+        """Return host, process id and the namespace that it is of, CPU and memory.
 
         ``cpu_seconds`` is the CPU time that the process has used, ``cpu_percent`` its share of one core since the last
         reading, and ``memory_bytes`` its resident memory.
@@ -80,6 +93,7 @@ class ProcessVitals:
         return {
             "host": self._host,
             "pid": self._process.pid,
+            "pid_namespace": self._namespace,
             "cpu_seconds": round(used, 3),
             "cpu_percent": round(max(100 * (used - used_before) / elapsed, 0.0), 1),
             "memory_bytes": memory,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lightning_core.errors import ResumeError
 from lightning_core.execution.orphans import start_mark
+from lightning_core.runner.identity import pid_namespace
 from lightning_core.store.base import LightningStore
 from lightning_core.types import Run, RunOwner
 
@@ -35,9 +36,8 @@ _held: set[str] = set()
 
 def this_host() -> str:
     """This machine, and on Linux the namespace in which a process id means something."""
-    with suppress(OSError):
-        return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"
-    return socket.gethostname()
+    namespace = pid_namespace()
+    return socket.gethostname() if namespace is None else f"{socket.gethostname()}/{namespace}"
 
 
 def is_gone(pid: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightning_core.algorithm.base import BaseAlgorithm
 from lightning_core.errors import ConfigurationError, FinalRolloutError, ResumeError
+from lightning_core.runner.identity import pid_namespace
 from lightning_core.store.base import LightningStore
 from lightning_core.trainer.keys import initial_resources_id, own_resources
 from lightning_core.trainer.owner import is_gone, is_held
@@ -172,8 +173,10 @@ def _is_gone(worker: Worker | None) -> bool:
     """Whether the worker's process was on this machine and is there no more."""
     if worker is None:
         return False
-    host, pid = worker.heartbeat_stats.get("host"), worker.heartbeat_stats.get("pid")
-    return host == socket.gethostname() and isinstance(pid, int) and is_gone(pid)
+    stats = worker.heartbeat_stats
+    here = (socket.gethostname(), pid_namespace())
+    pid = stats.get("pid")
+    return (stats.get("host"), stats.get("pid_namespace")) == here and isinstance(pid, int) and is_gone(pid)
 
 
 async def _refresh(store: LightningStore, resources_id: str, today: NamedResources) -> None:

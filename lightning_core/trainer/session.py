@@ -24,6 +24,17 @@ __all__ = ["RunSession"]
 logger = logging.getLogger(__name__)
 
 
+async def _begun_runs(store: LightningStore) -> list[Run]:
+    """The runs of a store without the newest ones that failed before they began anything, unless all did."""
+    runs = await store.query_runs()
+    begun = list(runs)
+    while begun and begun[-1].status == "failed":
+        if (await store.statistics(run_id=begun[-1].run_id)).rollouts:
+            break
+        begun.pop()
+    return begun or runs
+
+
 class RunSession:
     """A run while a trainer executes it; :meth:`open` makes one.
 
@@ -67,7 +78,7 @@ class RunSession:
         name = algorithm_name(algorithm)
         settings = {**settings, "algorithm_class": name}
         if wanted == "auto" and store.capabilities.durable:
-            wanted = unfinished_run(await store.query_runs(), name)
+            wanted = unfinished_run(await _begun_runs(store), name)
         if wanted is False:
             session = cls(store, Run(settings=settings), {})
         else:
@@ -76,7 +87,8 @@ class RunSession:
                     f"resume={wanted!r}: the store {store.location!r} forgets its runs with the process, so there is "
                     "none to resume; give Trainer(store='sqlite:///runs.db') or another durable one"
                 )
-            run = choose_run(await store.query_runs(), wanted, name, store.location)
+            runs = await (_begun_runs(store) if wanted is True else store.query_runs())
+            run = choose_run(runs, wanted, name, store.location)
             _compare(run, settings)
             run = run.model_copy(
                 update={

@@ -19,6 +19,7 @@ import pytest
 from lightning_core import LLM, BaseAlgorithm, PromptTemplate, Trainer, algo, rollout
 from lightning_core.bridge import run_sync
 from lightning_core.errors import ConfigurationError, ResumeError, UnserializableValueError
+from lightning_core.runner.identity import pid_namespace
 from lightning_core.store.base import LightningStore
 from lightning_core.trainer import owner, resumption
 from lightning_core.trainer.owner import FRESH_SECONDS, RunHold, is_held, this_host
@@ -128,11 +129,29 @@ def test_auto_begins_a_run_resumes_it_after_an_end_and_begins_another_after_a_su
     assert len({run.run_id for run in runs(url)}) == 3
 
 
+def test_a_run_that_failed_before_it_began_anything_is_not_the_newest_to_resume(url: str):
+    begun = fail(url)
+
+    @algo
+    async def failing(store: LightningStore, train_dataset: list[float]) -> None:
+        raise OSError("the port is taken")
+
+    failing.__qualname__ = begun.settings["algorithm_class"]
+    with trainer(url, failing) as made, pytest.raises(OSError, match="taken"):
+        made.fit(agent, [1.0, 2.0])
+    assert [run.status for run in runs(url)] == ["failed", "failed"]
+    fail_again = pytest.raises(ZeroDivisionError)
+    with trainer(url, globals()["failing"]) as made, fail_again:
+        made.fit(agent, [1.0, 2.0], resume=True)
+    assert [run.resumed for run in runs(url)] == [1, 0]
+
+
 def test_a_run_of_another_algorithm_is_refused_and_a_fitting_one_is_named(url: str):
     mine = fail(url)
 
     @algo
-    async def other() -> None:
+    async def other(store: LightningStore) -> None:
+        await store.enqueue_rollout(1.0)
         raise ZeroDivisionError
 
     newest = fail(url, other)
@@ -363,7 +382,8 @@ def leave(url: str, host: str, pid: int) -> Run:
         run = Run(settings={"algorithm_class": "Baseline"})
         await store.save_run(run)
         view = run_store(store, run.run_id)
-        await store.update_worker("gone", heartbeat_stats={"host": host, "pid": pid})
+        stats = {"host": host, "pid": pid, "pid_namespace": pid_namespace()}
+        await store.update_worker("gone", heartbeat_stats=stats)
         for task in (1.0, 2.0):
             await view.enqueue_rollout(task, mode="train", config=RolloutConfig())
         await view.dequeue_rollouts(1, "gone")
@@ -390,7 +410,9 @@ async def test_a_lease_of_another_machine_is_waited_for_and_the_lost_attempt_doe
     now = 1e9
     store = sqlite.SqliteLightningStore(tmp_path / "runs.db", clock=lambda: now)
     run = Run()
-    await store.update_worker("gone", heartbeat_stats={"host": "elsewhere", "pid": gone_pid()})
+    # A container may share this machine's name and not its processes.
+    stats = {"host": socket.gethostname(), "pid_namespace": "another", "pid": gone_pid()}
+    await store.update_worker("gone", heartbeat_stats=stats)
     config = RolloutConfig(unresponsive_seconds=60, retry_condition=retries)
     rollout = await store.enqueue_rollout("task", run_id=run.run_id, config=config)
     await store.dequeue_rollouts(1, "gone")

@@ -43,9 +43,13 @@ async def abandon(store: LightningStore, workers: AbstractSet[str], how: str, *,
                 reason="cancelled" if cancelled else "infrastructure",
                 metadata={"error": how},
             )
-    except (LightningError, OSError):
-        # Their leases will expire.
-        logger.exception("the attempts of %s could not be reported", ", ".join(sorted(workers)))
+    except (LightningError, OSError) as error:
+        names = ", ".join(sorted(workers))
+        logger.warning(
+            "the attempts of %s wait for their leases to expire, for they could not be reported: %s",
+            names,
+            error,
+        )
 
 
 async def quiet(store: LightningStore, server: LightningStoreServer, seconds: float) -> None:

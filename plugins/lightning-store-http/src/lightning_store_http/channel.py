@@ -29,6 +29,8 @@ _CONNECT_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 60.0
 _SHORT_SECONDS: Final = 1.0
 _GIVE_BACK_SECONDS: Final = 2.0
+# How long a server is tried again that has said that its run is over.
+_OVER_SECONDS: Final = 2.0
 
 
 class Call(NamedTuple):
@@ -286,9 +288,11 @@ class Channel:
                 if away is None or now - begun > _SHORT_SECONDS:
                     # Before this failure, the server was there for a while.
                     away = now
-                if now + pause > min(give_up, away + self._retry_seconds):
+                # A server whose run is over does not come back.
+                patience = min(self._retry_seconds, _OVER_SECONDS) if self._peer.over else self._retry_seconds
+                if now + pause > min(give_up, away + patience):
                     raise StoreUnavailableError(
-                        f"the server at {self._peer.url} could not be reached for {self._retry_seconds:g} s: "
+                        f"the server at {self._peer.url} could not be reached for {patience:g} s: "
                         f"{error or type(error).__name__}"
                     ) from error
             # Full jitter: clients that lost the server together do not come back together.

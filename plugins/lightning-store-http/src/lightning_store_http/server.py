@@ -169,7 +169,7 @@ class LightningStoreServer:
     @property
     def all_aware(self) -> bool:
         """Whether everybody who has asked for work was told since that the run is over."""
-        return self._app is None or not self._app.service.unaware
+        return self._app is None or self._app.service.all_aware
 
     def _listen(self) -> socket.socket:
         """Bind the port: without sharing it, so that two servers never have the same one."""

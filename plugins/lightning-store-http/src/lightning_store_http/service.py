@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "Outcome", "Service", "identify"]
 
+# A worker that waits for work asks again this long after its last answer, at the latest.
+_ASK_AGAIN_SECONDS = 5.0
+
 _IDENTITY: Final = "lightning-store-http"
 _nonces: Final[weakref.WeakKeyDictionary[LightningStore, str]] = weakref.WeakKeyDictionary()
 
@@ -88,14 +91,24 @@ class Service:
         self.over = False
         self.stopping = False
         self.waits: set[_Wait] = set()
-        self.unaware: set[str] = set()
-        """The workers that have asked for work, and were not told yet that the run is over."""
+        # The workers that have asked for work and were not told yet that the run is over, and when they asked last.
+        self._unaware: dict[str, float] = {}
 
     @property
     def nonce(self) -> str:
         """Tells this store from others; known once :meth:`identify` was called."""
         assert self._nonce is not None
         return self._nonce
+
+    @property
+    def all_aware(self) -> bool:
+        """Whether everybody who waits for work was told that the run is over.
+
+        Who waits asks again before long; those who have not are busy, or dead.
+        """
+        silent = time.monotonic() - self.limits.max_wait - _ASK_AGAIN_SECONDS
+        self._unaware = {worker: asked for worker, asked in self._unaware.items() if asked > silent}
+        return not self._unaware
 
     async def identify(self) -> None:
         """Find out the nonce of the store."""
@@ -158,7 +171,7 @@ class Service:
             return Outcome(await operation.run(self.store, arguments))
         worker_id: str | None = getattr(arguments, "worker_id", None)
         if worker_id is not None:
-            self.unaware.add(worker_id)
+            self._unaware[worker_id] = time.monotonic()
         asked: float | None = getattr(arguments, operation.waits)
         most = 0.0 if self.stopping or (self.over and operation.writes) else self.limits.max_wait
         granted = most if asked is None else min(asked, most)
@@ -166,7 +179,7 @@ class Service:
         wait = _Wait(self, operation, arguments.model_copy(update={operation.waits: granted}))
         result = await (wait.run_at_once() if granted <= 0 else wait.run(receive))
         if self.over and worker_id is not None:
-            self.unaware.discard(worker_id)
+            self._unaware.pop(worker_id, None)
         return Outcome(result, complete=not wait.interrupted and time.monotonic() - begun < granted)
 
 

@@ -219,8 +219,21 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         restarts: Restarts | None,
         port: int | None,
     ) -> ProcessPart:
+        async def report_death(workers: set[str], how: str, stopping: bool) -> None:
+            if store is not client:
+                await abandon(store, workers, how, cancelled=stopping)
+                return
+            # Over the network, briefly: the server may be gone for good, and the leases expire in any case.
+            brief = WatchedClient(
+                store.location, token=self.token, retry_seconds=min(2.0, self.retry_seconds)
+            )
+            try:
+                await abandon(brief, workers, how, cancelled=stopping)
+            finally:
+                await brief.close()
+
         def on_death(workers: set[str], how: str, stopping: bool) -> None:
-            run_sync(abandon(store, workers, how, cancelled=stopping))
+            run_sync(report_death(workers, how, stopping))
 
         return ProcessPart(
             f"lightning-runner-{number}" if side == "runner" else "lightning-algorithm",
