@@ -57,6 +57,20 @@ def test_the_answers_of_one_client_take_a_bounded_amount_of_memory():
     assert list(peer.answered) == [200]
 
 
+def test_a_request_whose_answer_was_too_much_to_keep_is_refused_until_the_client_gives_it_up():
+    peer = Peer()
+    for number in (1, 2, 3):
+        peer.keep(number, make_answer(40 * 1024 * 1024))
+    for number in (1, 2):
+        with pytest.raises(RequestError, match=f"request {number} has been carried out.*64 MiB of answers"):
+            peer.check(number)
+    peer.check(3)
+    peer.acknowledge(2)
+    assert peer.dropped == {2}
+    with pytest.raises(RequestError, match="answered or withdrawn"):
+        peer.check(1)
+
+
 def test_clients_that_are_silent_for_long_are_forgotten():
     now = 0.0
     answers = Answers(clock=lambda: now)

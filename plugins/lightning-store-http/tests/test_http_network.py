@@ -7,8 +7,9 @@ import random
 
 import pytest
 from lightning_store_http import LightningStoreClient, LightningStoreServer
+from lightning_store_http.answers import Answer, Peer
 
-from lightning_core.errors import StoreUnavailableError
+from lightning_core.errors import StoreError, StoreUnavailableError
 from lightning_core.store import EnqueueRequest, InMemoryLightningStore
 from lightning_core.testing.network import FaultyProxy
 from lightning_core.types import LLM, PromptTemplate, RolloutConfig, Span
@@ -125,6 +126,26 @@ async def test_a_report_that_comes_twice_does_not_end_the_next_attempt(served, p
     latest = await client.get_latest_attempt(rollout.rollout_id)
     assert latest is not None
     assert (latest.attempt_id, latest.status) == (taken.attempt.attempt_id, "preparing")
+
+
+async def test_what_was_done_is_not_done_again_when_its_answer_was_too_much_to_keep(
+    served, proxy, client, monkeypatch
+):
+    """The caller gets an error, since nobody knows the answer any more."""
+    rollout = await client.start_rollout("mine")
+    keep = Peer.keep
+
+    def keep_and_answer_more(peer: Peer, number: int, answer: Answer) -> None:
+        keep(peer, number, answer)
+        keep(peer, number + 1, Answer("application/json", b"x" * 2000, []))
+
+    monkeypatch.setattr("lightning_store_http.answers._MOST_BYTES", 2000)
+    monkeypatch.setattr(Peer, "keep", keep_and_answer_more)
+    proxy.lose_answers(1)
+    with pytest.raises(StoreError, match="has been carried out, and is not carried out again"):
+        await client.start_attempt(rollout.rollout_id)
+    assert served.store.calls["start_attempt"] == 1
+    assert (await client.get_latest_attempt(rollout.rollout_id)).sequence_id == 2
 
 
 async def test_an_idle_connection_that_was_closed_is_replaced(proxy, client):

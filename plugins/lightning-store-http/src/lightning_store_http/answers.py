@@ -2,7 +2,7 @@
 
 A client numbers its requests from 1, and says with each below which number it has had all answers. So the server keeps
 an answer until the client has it, and no longer; and it refuses what has been answered and comes late, as copies that
-were held up in the network do.
+were held up in the network do. Of answers that are too much to keep it remembers that there was one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,22 @@ class Answer(NamedTuple):
 
 @dataclass
 class Peer:
-    """One client's requests: those that run, and those whose answers it may not have yet."""
+    """One client's requests: those that run, and those whose answers it may not have yet.
+
+    Attributes:
+        below: The client has had the answers to all requests below this number.
+        running: Requests that are being carried out.
+        answered: The answers that are kept, oldest first.
+        dropped: Requests that were carried out, and whose answers were too much to keep.
+        withdrawn: Requests whose answers the client does not want any more.
+        size: How much the kept answers are, in bytes.
+        seen: When the client was heard of last.
+    """
 
     below: int = 1
     running: dict[int, asyncio.Task[Answer]] = field(default_factory=dict[int, "asyncio.Task[Answer]"])
     answered: OrderedDict[int, Answer] = field(default_factory=OrderedDict[int, Answer])
+    dropped: set[int] = field(default_factory=set[int])
     withdrawn: set[int] = field(default_factory=set[int])
     size: int = 0
     seen: float = 0.0
@@ -49,6 +60,7 @@ class Peer:
         self.below = below
         for number in [number for number in self.answered if number < below]:
             self.size -= len(self.answered.pop(number).body)
+        self.dropped = {number for number in self.dropped if number >= below}
         self.withdrawn = {number for number in self.withdrawn if number >= below}
 
     def keep(self, number: int, answer: Answer) -> None:
@@ -58,15 +70,24 @@ class Peer:
         self.answered[number] = answer
         self.size += len(answer.body)
         while self.size > _MOST_BYTES and len(self.answered) > 1:
-            _, old = self.answered.popitem(last=False)
+            dropped, old = self.answered.popitem(last=False)
+            self.dropped.add(dropped)
             self.size -= len(old.body)
 
     def check(self, number: int) -> None:
         """Refuse a request that is over.
 
         Raises:
-            RequestError: 409, if the client has had the answer, or has withdrawn the request.
+            RequestError: 409, if the client has had the answer, has withdrawn the request, or can have no answer any
+                more.
         """
+        if number in self.dropped:
+            raise RequestError(
+                409,
+                f"request {number} has been carried out, and is not carried out again; its answer is gone, since more "
+                f"than {_MOST_BYTES // 2**20} MiB of answers waited for this client. Look at what is stored, and ask "
+                "for less at a time",
+            )
         if number < self.below or number in self.withdrawn:
             raise RequestError(409, f"request {number} has been answered or withdrawn")
 
