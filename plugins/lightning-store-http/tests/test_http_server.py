@@ -243,6 +243,26 @@ def test_a_server_that_has_not_started_has_no_nonce(store):
     assert LightningStoreServer(store, nonce="mine").nonce == "mine"
 
 
+# The user's log
+
+
+def test_what_uvicorn_says_of_its_life_is_not_in_the_log(store, caplog):
+    caplog.set_level(logging.DEBUG)
+    with LightningStoreServer(store) as server:
+        ask(server, "GET", "/v1/health")
+        logging.getLogger("uvicorn.error").info("of the user's own server")
+    logging.getLogger("uvicorn.error").info("later")
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
+    assert said == ["of the user's own server", "later"]
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error"])
+def test_who_asks_for_what_uvicorn_says_gets_it(store, caplog, name):
+    with caplog.at_level(logging.INFO, logger=name), LightningStoreServer(store):
+        pass
+    assert "Started server process" in caplog.text
+
+
 # Errors and limits
 
 

@@ -197,6 +197,9 @@ class LightningStoreServer:
         return listener
 
     def _run(self, server: _Server, listener: socket.socket, ready: threading.Event) -> None:
+        uvicorns = logging.getLogger("uvicorn.error")
+        quiet = _Quiet(threading.get_ident())
+        uvicorns.addFilter(quiet)
         try:
             with asyncio.Runner(loop_factory=_new_loop) as runner:
                 runner.run(self._serve(server, listener))
@@ -206,6 +209,7 @@ class LightningStoreServer:
             else:
                 logger.exception("the server at %s ended abnormally", self.url)
         finally:
+            uvicorns.removeFilter(quiet)
             listener.close()
             ready.set()
 
@@ -231,6 +235,20 @@ class LightningStoreServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+
+
+class _Quiet(logging.Filter):
+    """Keeps what uvicorn says of its life in one thread out of the log, unless somebody has set a level for it."""
+
+    def __init__(self, thread: int) -> None:
+        super().__init__()
+        self._thread = thread
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is to be logged."""
+        if record.levelno >= logging.WARNING or record.thread != self._thread:
+            return True
+        return any(logging.getLogger(name).level for name in ("uvicorn", "uvicorn.error"))
 
 
 class _Server(uvicorn.Server):
