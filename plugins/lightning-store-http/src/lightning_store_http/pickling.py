@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import io
 import logging
@@ -25,6 +26,7 @@ _SCRIPT = "__main__"
 _cloudpickle: Any = import_module("cloudpickle")
 _CloudPickler: Any = _cloudpickle.Pickler
 _entering_script = False
+_Cached = type(functools.cache(int))
 
 
 def entering_script() -> bool:
@@ -142,6 +144,10 @@ class _Pickler(_CloudPickler):
             if isinstance(obj, types.FunctionType) and getattr(found, "__wrapped__", None) is obj:
                 self._reference(obj)
                 return _wrapped, (obj.__module__, obj.__qualname__)
+        if isinstance(obj, _Cached):
+            if self._within_reach(obj) and _lookup(obj) is obj:
+                return self._reference(obj)
+            return _cache_again, (obj.__wrapped__, obj.cache_parameters())
         return _CloudPickler.reducer_override(self, obj)
 
     def _reference(self, obj: Any) -> Any:
@@ -173,7 +179,7 @@ class _Pickler(_CloudPickler):
 def _lookup(obj: Any) -> Any:
     """What is found under the name of ``obj``."""
     found: Any = sys.modules.get(obj.__module__)
-    for part in obj.__qualname__.split("."):
+    for part in getattr(obj, "__qualname__", "").split("."):
         found = getattr(found, part, None)
     return found
 
@@ -184,6 +190,11 @@ def _wrapped(module: str, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part)
     return found.__wrapped__
+
+
+def _cache_again(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function under ``functools.lru_cache``, with an empty cache."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _importable(module: types.ModuleType) -> bool:
