@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, TypeAlias
 
 from lightning_core.store.base import LightningStore, StoreStatistics
@@ -61,6 +62,17 @@ class ExecutionStrategy(ABC):
 
     n_runners: int = 1
     role: Role = "both"
+
+    def prepared(self) -> AbstractContextManager[None]:
+        """Surround a run: entered before the trainer stores its beginning, left once its end is stored.
+
+        Override it to refuse what cannot be executed, so that no failed run is left behind, or to keep what others
+        need beyond :meth:`execute`. A trainer does not enter it for the role ``"runner"``.
+
+        Raises:
+            LightningError: If the run cannot be executed as things are.
+        """
+        return nullcontext()
 
     @abstractmethod
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:

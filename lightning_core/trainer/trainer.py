@@ -290,6 +290,18 @@ class Trainer(ParallelWorkerBase):
         check_agent(agent)
         check_dataset("train", train_dataset)
         check_dataset("val", val_dataset)
+        with self.strategy.prepared():
+            return self._execute(
+                agent, algorithm, AlgorithmBundle(algorithm, train_dataset, val_dataset), resume
+            )
+
+    def _execute(
+        self,
+        agent: LitAgent[Any],
+        algorithm: BaseAlgorithm,
+        bundle: AlgorithmBundle,
+        resume: bool | str | None,
+    ) -> TrainingResult:
         from lightning_core.trainer.resumption import wanted_run
         from lightning_core.trainer.session import RunSession
 
@@ -300,7 +312,6 @@ class Trainer(ParallelWorkerBase):
         algorithm.set_llm_proxy(self.llm_proxy)
         opening = RunSession.open(self.store, algorithm, self._settings, wanted_run(resume))
         session = bridge.run_sync(opening)
-        bundle = AlgorithmBundle(algorithm, train_dataset, val_dataset)
         status: RunStatus = "failed"
         error: str | None = None
         interrupted = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning_core import (
     FastAlgorithm,
     Hook,
     InMemoryLightningStore,
+    LightningStore,
     PromptTemplate,
     Trainer,
     TrainingResult,
@@ -34,6 +36,7 @@ from lightning_core.errors import (
     PluginSettingsError,
     UnknownPluginError,
 )
+from lightning_core.execution import SharedMemoryExecutionStrategy
 from lightning_core.tracer import DummyTracer
 from lightning_core.types import LLM
 
@@ -72,6 +75,51 @@ def test_the_run_is_kept_in_the_store_with_its_result_and_without_keys():
     assert run.result["rollouts"] == {"succeeded": 1}
     assert run.settings["algorithm"] == "baseline"
     assert "secret" not in run.model_dump_json()
+
+
+class SurroundedStrategy(SharedMemoryExecutionStrategy):
+    """Looks at the runs of the store when it is prepared, and when it is released."""
+
+    store: LightningStore
+    seen: list[list[str]]
+
+    @contextmanager
+    def prepared(self) -> Generator[None]:
+        self.seen = [self.look()]
+        try:
+            yield
+        finally:
+            self.seen.append(self.look())
+
+    def look(self) -> list[str]:
+        return [str(run.status) for run in run_sync(self.store.query_runs())]
+
+
+@pytest.mark.parametrize(("task", "end"), [(1.0, "succeeded"), (None, "failed")])
+def test_a_strategy_is_prepared_before_the_run_is_stored_and_released_after_its_end(task: Any, end: str):
+    @algo
+    async def algorithm(*, train_dataset: Any) -> None:
+        assert train_dataset[0] is not None
+
+    strategy = SurroundedStrategy()
+    train = trainer(strategy=strategy, algorithm=algorithm)
+    strategy.store = train.store
+    with nullcontext() if end == "succeeded" else pytest.raises(AssertionError):
+        train.fit(agent, [task])
+    assert strategy.seen == [[], [end]]
+
+
+def test_a_run_that_its_strategy_refuses_is_not_stored():
+    class Unable(SharedMemoryExecutionStrategy):
+        @contextmanager
+        def prepared(self) -> Generator[None]:
+            raise ConfigurationError("there is no room")
+            yield
+
+    train = trainer(strategy=Unable())
+    with pytest.raises(ConfigurationError, match="no room"):
+        train.fit(agent, [1.0])
+    assert run_sync(train.store.query_runs()) == []
 
 
 def test_two_fits_of_one_trainer_are_two_runs():

@@ -25,7 +25,7 @@ from lightning_store_sqlite import SqliteLightningStore
 from lightning_core import LLM, Hook, InMemoryLightningStore, LitAgent, Trainer, rollout
 from lightning_core.algorithm import Baseline
 from lightning_core.bridge import run_sync
-from lightning_core.errors import ConfigurationError, ExecutionError
+from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
 from lightning_core.tracer import DummyTracer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes and looks at /proc")
@@ -519,6 +519,32 @@ def test_variables_that_make_no_sense_are_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=message):
         ClientServerExecutionStrategy()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("taken", StoreUnavailableError, "another server may be running there"),
+        ({"server_host": "no.such.host.invalid", "token": "12345678"}, StoreUnavailableError, "no interface"),
+        ({"server_host": "0.0.0.0"}, ConfigurationError, "give it a token"),
+        ({"token": "short"}, ConfigurationError, "at least 8 characters"),
+    ],
+)
+def test_a_server_that_cannot_listen_leaves_no_failed_run_behind(
+    address: Any, error: type[Exception], message: str
+):
+    @rollout
+    async def agent(task: Any, llm: LLM) -> float:
+        return 1.0
+
+    store = InMemoryLightningStore()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        settings = {"server_port": other.getsockname()[1]} if address == "taken" else address
+        with pytest.raises(error, match=message):
+            trainer(store=store, strategy=settings).fit(agent, [1])
+    assert run_sync(store.query_runs()) == []
 
 
 def test_runners_leave_when_the_other_side_is_gone_for_good(tmp_path: Path):

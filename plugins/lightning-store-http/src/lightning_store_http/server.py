@@ -18,12 +18,23 @@ from lightning_core.store.base import LightningStore
 from .app import StoreApp, create_app
 from .service import Limits
 
-__all__ = ["LightningStoreServer"]
+__all__ = ["LightningStoreServer", "check_address"]
 
 logger = logging.getLogger(__name__)
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _START_SECONDS: Final = 60.0
+
+
+def check_address(host: str, port: int, token: str | None) -> None:
+    """Check that a server could listen there now.
+
+    Raises:
+        ConfigurationError: If the settings are such that :class:`LightningStoreServer` refuses them.
+        StoreUnavailableError: If the port is taken or the interface does not exist.
+    """
+    _check_settings(host, port, token)
+    _listen(host, port).close()
 
 
 class LightningStoreServer:
@@ -66,15 +77,7 @@ class LightningStoreServer:
         forward_to: str | None = None,
         stop_seconds: float = 10.0,
     ) -> None:
-        if token is None and host not in _LOOPBACK:
-            raise ConfigurationError(
-                f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file "
-                "on the command line), or let it listen on 127.0.0.1"
-            )
-        if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
-            raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
-        if not 0 <= port <= 65535:
-            raise ConfigurationError(f"a port is from 0 to 65535, not {port}")
+        _check_settings(host, port, token)
         self.store = store
         self.host = host
         self.token = token or secrets.token_urlsafe(24)
@@ -133,7 +136,7 @@ class LightningStoreServer:
             self.store, token=self.token, nonce=self._nonce, limits=self._limits, forward_to=self._forward_to
         )
         self._app.service.over = self._over
-        listener = self._listen()
+        listener = _listen(self.host, self._port)
         self._port = listener.getsockname()[1]
         self._failure = None
         ready = threading.Event()
@@ -170,31 +173,6 @@ class LightningStoreServer:
     def all_aware(self) -> bool:
         """Whether everybody who has asked for work was told since that the run is over."""
         return self._app is None or self._app.service.all_aware
-
-    def _listen(self) -> socket.socket:
-        """Bind the port: without sharing it, so that two servers never have the same one."""
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                self.host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise StoreUnavailableError(
-                f"there is no interface {self.host!r} to listen on: {error}"
-            ) from error
-        try:
-            # Takes over a port whose last server has ended, and never that of one which lives.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(2048)
-        except OSError as error:
-            listener.close()
-            raise StoreUnavailableError(
-                f"port {self._port} of {self.host} cannot be had ({error.strerror or error}): another server may be "
-                "running there; stop it, or choose another port, or 0 for a free one"
-            ) from error
-        listener.setblocking(False)
-        return listener
 
     def _run(self, server: _Server, listener: socket.socket, ready: threading.Event) -> None:
         uvicorns = logging.getLogger("uvicorn.error")
@@ -235,6 +213,42 @@ class LightningStoreServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+
+
+def _check_settings(host: str, port: int, token: str | None) -> None:
+    if token is None and host not in _LOOPBACK:
+        raise ConfigurationError(
+            f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file "
+            "on the command line), or let it listen on 127.0.0.1"
+        )
+    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
+        raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"a port is from 0 to 65535, not {port}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind the port: without sharing it, so that two servers never have the same one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StoreUnavailableError(f"there is no interface {host!r} to listen on: {error}") from error
+    try:
+        # Takes over a port whose last server has ended, and never that of one which lives.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise StoreUnavailableError(
+            f"port {port} of {host} cannot be had ({error.strerror or error}): another server may be running there; "
+            "stop it, or choose another port, or 0 for a free one"
+        ) from error
+    listener.setblocking(False)
+    return listener
 
 
 class _Quiet(logging.Filter):

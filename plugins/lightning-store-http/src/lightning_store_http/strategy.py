@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast, get_args
 
 from lightning_core import ExecutionStrategy, LightningStore
@@ -22,7 +22,7 @@ from .child import Assignment, LogSettings
 from .parts import Part, ProcessPart, Restarts, ThreadPart
 from .pickling import entering_script, pack
 from .processes import StartMethod
-from .server import LightningStoreServer
+from .server import LightningStoreServer, check_address
 from .supervisor import Patience, Supervisor
 from .watched import WatchedClient
 
@@ -120,6 +120,18 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     def remote_store(self) -> LightningStore | None:
         """A client of the other side's server, for the role ``runner``."""
         return self._remote() if self.role == "runner" else None
+
+    @contextmanager
+    def prepared(self) -> Generator[None]:
+        """Refuse what the server or a child process could not do; see :meth:`ExecutionStrategy.prepared`.
+
+        Raises:
+            ConfigurationError: If the server may not listen there, or this is a child that runs its script again.
+            StoreUnavailableError: If the port is taken or the interface does not exist.
+        """
+        _refuse_to_start_from_a_child()
+        check_address(self.host, self.port, self.token)
+        yield
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Run everything to the end; see :meth:`ExecutionStrategy.execute`."""
