@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Envelope", "answer_batch"]
 
 _WITHDRAW: Final = "withdraw"
+_FOLLOW: Final = "follow"
 Number = Annotated[int, Field(ge=1)]
 
 
@@ -50,6 +51,13 @@ class Withdraw(Arguments):
 
     client: str
     number: Number
+
+
+class Follow(Arguments):
+    """Arguments of ``follow``: somebody wants to see how the run ends, or does not any more."""
+
+    follower: Annotated[str, Field(min_length=8, max_length=64)]
+    leaves: bool = False
 
 
 async def answer_batch(service: Service, scope: Scope, receive: Receive) -> Answer:
@@ -124,6 +132,9 @@ async def _perform(
     try:
         if name == _WITHDRAW:
             return True, await _withdraw(service, Withdraw.model_validate(given))
+        if name == _FOLLOW:
+            follow = Follow.model_validate(given)
+            return True, service.follow(follow.follower, leaves=follow.leaves)
         operation = OPERATIONS.get(name)
         if operation is None:
             raise RequestError(422, f"there is no operation {name[:100]!r}")

@@ -174,6 +174,11 @@ class LightningStoreServer:
         """Whether everybody who has asked for work was told since that the run is over."""
         return self._app is None or self._app.service.all_aware
 
+    def see_off(self, seconds: float) -> None:
+        """Wait until everybody has left who wants to see how the run has ended, but not longer than that."""
+        if self._app is not None:
+            self._app.service.unfollowed.wait(seconds)
+
     def _run(self, server: _Server, listener: socket.socket, ready: threading.Event) -> None:
         uvicorns = logging.getLogger("uvicorn.error")
         quiet = _Quiet(threading.get_ident())

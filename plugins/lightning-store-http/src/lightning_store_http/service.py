@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 import weakref
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ class Service:
         self.waits: set[_Wait] = set()
         # The workers that have asked for work and were not told yet that the run is over, and when they asked last.
         self._unaware: dict[str, float] = {}
+        self._followers: set[str] = set()
+        self.unfollowed = threading.Event()
+        """Set while nobody elsewhere wants to see how the run ends."""
+        self.unfollowed.set()
 
     @property
     def nonce(self) -> str:
@@ -120,6 +125,18 @@ class Service:
         self.over = over
         if over:
             self._interrupt()
+
+    def follow(self, follower: str, *, leaves: bool) -> str | None:
+        """Note who wants to see how the run ends, and return the id of the run, if a single one is served."""
+        if leaves:
+            self._followers.discard(follower)
+        else:
+            self._followers.add(follower)
+        if self._followers:
+            self.unfollowed.clear()
+        else:
+            self.unfollowed.set()
+        return getattr(self.store, "run_id", None)
 
     def drain(self) -> None:
         """Answer all who wait at once, and refuse new requests; may be called from any thread."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, cast, get_args
 
 from lightning_core import ExecutionStrategy, LightningStore
 from lightning_core.bridge import run_sync
-from lightning_core.errors import ConfigurationError, ExecutionError, StoreError
+from lightning_core.errors import ConfigurationError, ExecutionError
 from lightning_core.execution.base import AlgorithmBundle, Role, RunnerBundle
 from lightning_core.execution.event import StopEvent
 from lightning_core.execution.orphans import start_mark
@@ -19,6 +19,7 @@ from lightning_core.types import Run
 
 from .attempts import abandon, quiet
 from .child import Assignment, LogSettings
+from .following import FollowedRun
 from .parts import Part, ProcessPart, Restarts, ThreadPart
 from .pickling import entering_script, pack
 from .processes import StartMethod
@@ -31,6 +32,8 @@ __all__ = ["ClientServerExecutionStrategy"]
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 4747
+_FAREWELL_SECONDS = 5.0
+"""How long the server stays at most for those who want to see how the run has ended."""
 _NEEDED: Mapping[str, str] = {
     "role": "LIGHTNING_CORE_ROLE",
     "server_host": "LIGHTNING_CORE_SERVER_HOST",
@@ -116,6 +119,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self.max_restarts = max_restarts
         self.retry_seconds = retry_seconds
         self._client: WatchedClient | None = None
+        self._lasting: ExitStack | None = None
 
     def remote_store(self) -> LightningStore | None:
         """A client of the other side's server, for the role ``runner``."""
@@ -125,13 +129,20 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     def prepared(self) -> Generator[None]:
         """Refuse what the server or a child process could not do; see :meth:`ExecutionStrategy.prepared`.
 
+        With the role ``algorithm``, the server stays until the runners' sides have seen how the run has ended.
+
         Raises:
             ConfigurationError: If the server may not listen there, or this is a child that runs its script again.
             StoreUnavailableError: If the port is taken or the interface does not exist.
         """
         _refuse_to_start_from_a_child()
         check_address(self.host, self.port, self.token)
-        yield
+        with ExitStack() as lasting:
+            self._lasting = lasting
+            try:
+                yield
+            finally:
+                self._lasting = None
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Run everything to the end; see :meth:`ExecutionStrategy.execute`."""
@@ -142,7 +153,13 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             work = self._packed(travels)
         else:
             work = None
-        with LightningStoreServer(store, self.host, self.port, token=self.token) as server:
+        with ExitStack() as briefly:
+            server = LightningStoreServer(store, self.host, self.port, token=self.token)
+            if self.role == "algorithm" and self._lasting is not None:
+                self._lasting.enter_context(server)
+                self._lasting.callback(server.see_off, _FAREWELL_SECONDS)
+            else:
+                briefly.enter_context(server)
             stop = StopEvent()
 
             def end() -> None:
@@ -192,21 +209,20 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             raise ExecutionError(f"the role is {self.role!r}; only the role 'runner' has runners alone")
         work = self._packed(runner)
         store = self._remote()
-        waiting = WatchedClient(store.location, token=self.token, retry_seconds=self.startup_seconds)
-        known = run_sync(_look(waiting))
-        run_sync(waiting.close())
+        followed = FollowedRun(store.location, self.token)
+        followed.begin(self.startup_seconds)
         supervisor = Supervisor(self.patience, lambda: None)
         restarts = Restarts(self.max_restarts)
         supervisor.runners = [
             self._process("runner", number, work, store, store, supervisor, restarts, None)
             for number in range(self.n_runners)
         ]
-        supervisor.run()
-        last = WatchedClient(store.location, token=self.token, retry_seconds=0)
-        with suppress(StoreError):
-            known = run_sync(_look(last))
-        run_sync(last.close())
-        return known
+        try:
+            supervisor.run()
+            followed.see_end(self.retry_seconds)
+        finally:
+            followed.leave()
+        return followed.run, followed.statistics
 
     def _remote(self) -> WatchedClient:
         if self._client is None:
@@ -275,12 +291,6 @@ def _adopt(algorithm: AlgorithmBundle, part: Part | None) -> None:
     adopt: Any = getattr(algorithm, "adopt", None)
     if isinstance(part, ProcessPart) and part.outcome is not None and adopt is not None:
         adopt(part.outcome)
-
-
-async def _look(store: LightningStore) -> tuple[Run | None, StoreStatistics]:
-    runs = await store.query_runs()
-    run = next((run for run in reversed(runs) if run.status == "running"), runs[-1] if runs else None)
-    return run, await store.statistics(run_id=run.run_id if run is not None else None)
 
 
 def _bind(runner: RunnerBundle, store: LightningStore, number: int, stop: StopEvent) -> Any:

@@ -10,6 +10,7 @@ from lightning_core.errors import StoreUnavailableError
 from lightning_core.execution.event import StopEvent
 from lightning_core.types import AttemptedRollout
 
+from .channel import Call
 from .client import LightningStoreClient
 
 __all__ = ["WatchedClient"]
@@ -53,6 +54,21 @@ class WatchedClient(LightningStoreClient):
         if self.run_over and self._stop is not None:
             self._stop.set()
         return rollouts
+
+    async def follow(self, follower: str, *, leaves: bool = False) -> str | None:
+        """Have the server stay until somebody has seen how its run has ended.
+
+        Args:
+            follower: Random name of who wants to see that.
+            leaves: They do not want to any more.
+
+        Returns:
+            The id of the run that the server serves, or ``None`` if it does not serve a single one.
+        """
+        channel = await self._channel()
+        return await channel.call(
+            Call.write("follow", {"follower": follower, "leaves": leaves}, writes=False)
+        )
 
     async def _call(self, name: str, **arguments: Any) -> Any:
         try:
