@@ -9,6 +9,9 @@ from lightning_core.store.base import LightningStore
 
 __all__ = ["open_store", "store_option"]
 
+# A command has somebody who waits for it, unlike a run that is to outlive the restart of a server.
+_PATIENCE_SECONDS = 5.0
+
 store_option = click.option(
     "--store",
     "spec",
@@ -20,13 +23,13 @@ store_option = click.option(
 
 
 def open_store(spec: str) -> LightningStore:
-    """Open a store that is there already.
+    """Open a store that is there already. One that is away is not waited for as long as a run would.
 
     Raises:
         click.ClickException: If it keeps nothing beyond its process.
     """
     # For stores that would otherwise begin a new one.
-    store = resolve("store", spec, must_exist=True)
+    store = resolve("store", spec, must_exist=True, retry_seconds=_PATIENCE_SECONDS)
     if not store.capabilities.durable:
         raise click.ClickException(
             f"a store {spec!r} keeps nothing beyond its process, so there are no runs to look at; "

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -118,3 +119,16 @@ def test_what_cannot_be_served_is_said_plainly(tmp_path, monkeypatch):
     answer = runner.invoke(main, ["store", "serve", "--store", "memory", "--token-file", str(lost)])
     assert answer.exit_code == 1
     assert str(lost) in answer.output
+
+
+@pytest.mark.parametrize("command", [("runs", "list"), ("store", "vacuum", "--before", "2020-01-01", "--yes")])
+def test_a_server_that_is_not_there_is_not_waited_for_as_in_a_run(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lightning_core.cli.stores._PATIENCE_SECONDS", 0.3)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        result = CliRunner().invoke(main, [*command, "--store", url])
+    assert result.exit_code == 1
+    assert f"Error: the server at {url} could not be reached for 0.3 s: " in result.output
