@@ -56,15 +56,20 @@ def is_alive(pid: int, mark: str | None) -> bool:
 
 
 def note_start(pid: int) -> None:
-    """Note that this process has started another one."""
+    """Note that this process has started another one, and remove the notes of those that have ended."""
     folder = _folder()
     mark = start_mark(pid)
     if folder is None or mark is None:
         return
+    _living(folder)
     parent = os.getpid()
     note = {"pid": pid, "mark": mark, "parent": parent, "parent_mark": start_mark(parent), "space": _space()}
+    path = folder / f"{pid}.json"
+    begun = path.with_suffix(f".{parent}")
     try:
-        (folder / f"{pid}.json").write_text(json.dumps(note), encoding="utf-8")
+        # Another process may read it meanwhile, and would remove half a note.
+        begun.write_text(json.dumps(note), encoding="utf-8")
+        begun.replace(path)
     except OSError as error:
         logger.warning("process %d is not noted, so it could not be found if it is orphaned: %s", pid, error)
 
@@ -86,16 +91,11 @@ def end_orphans(terminate_seconds: float = 3.0) -> list[int]:
     folder = _folder()
     if folder is None:
         return []
-    orphans: list[tuple[Path, int, str]] = []
-    for path in sorted(folder.glob("*.json")):
-        note = _read(path)
-        if note is not None and note["space"] != _space():
-            continue
-        if note is None or not is_alive(note["pid"], note["mark"]):
-            with suppress(OSError):
-                path.unlink()
-        elif not is_alive(note["parent"], note["parent_mark"]):
-            orphans.append((path, note["pid"], note["mark"]))
+    orphans: list[tuple[Path, int, str]] = [
+        (path, note["pid"], note["mark"])
+        for path, note in _living(folder)
+        if not is_alive(note["parent"], note["parent_mark"])
+    ]
     for _, pid, mark in orphans:
         logger.warning("ending process %d, which an earlier run left behind", pid)
         _signal(pid, mark, signal.SIGTERM)
@@ -112,6 +112,21 @@ def end_orphans(terminate_seconds: float = 3.0) -> list[int]:
         with suppress(OSError):
             path.unlink()
     return ended
+
+
+def _living(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the notes of processes that run, and remove those of processes that have ended."""
+    living: list[tuple[Path, dict[str, Any]]] = []
+    for path in sorted(folder.glob("*.json")):
+        note = _read(path)
+        if note is not None and note["space"] != _space():
+            continue
+        if note is not None and is_alive(note["pid"], note["mark"]):
+            living.append((path, note))
+            continue
+        with suppress(OSError):
+            path.unlink()
+    return living
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -131,6 +131,23 @@ def test_a_note_goes_with_its_process(processes: ExitStack, folder: Path):
     assert list(folder.iterdir()) == []
 
 
+def test_notes_of_processes_that_have_ended_go_with_the_next_one(processes: ExitStack, folder: Path):
+    parent, number = start(processes, PARENT)
+    ended, living = int(number), start(processes, WAITING)[0].pid
+    mark = orphans.start_mark(ended)
+    orphans.note_start(living)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([f"{ended}.json", f"{living}.json"])
+    parent.kill()
+    parent.wait(30)
+    assert orphans.end_orphans() == [ended]
+    # As after the end of an orphan that nobody has ended.
+    text = {"pid": ended, "mark": mark, "parent": parent.pid, "parent_mark": "1", "space": SPACE}
+    (folder / f"{ended}.json").write_text(json.dumps(text), encoding="utf-8")
+    another = start(processes, WAITING)[0].pid
+    orphans.note_start(another)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([f"{living}.json", f"{another}.json"])
+
+
 def test_a_note_that_is_none_is_removed(folder: Path):
     (folder / "1.json").write_text("{", encoding="utf-8")
     assert orphans.end_orphans() == []
