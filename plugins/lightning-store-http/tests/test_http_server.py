@@ -13,6 +13,7 @@ import time
 
 import pytest
 from lightning_store_http import LightningStoreClient, LightningStoreServer
+from lightning_store_http.service import identify
 
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
 from lightning_core.store import EnqueueRequest, InMemoryLightningStore, StoreCapabilities
@@ -226,6 +227,33 @@ async def test_the_same_data_served_again_are_no_stranger(tmp_path):
             await client.query_runs()
     await store.close()
     await client.close()
+
+
+async def test_servers_that_begin_at_once_with_new_data_have_one_nonce(store, monkeypatch):
+    """Even if one looks before the other has written, and writes when the other has looked again."""
+    monkeypatch.setattr(store, "capabilities", StoreCapabilities(durable=True))
+    load, save = store.load_run_state, store.save_run_state
+    looked = asyncio.Barrier(2)
+    writers: list[str] = []
+
+    async def load_run_state(run_id):
+        state = await load(run_id)
+        if state is None:
+            await looked.wait()
+        return state
+
+    async def save_run_state(run_id, state):
+        writers.append(state["nonce"])
+        if len(writers) == 2:
+            # While the first one, which has written, does all that it does without a pause.
+            for _ in range(100):
+                await asyncio.sleep(0)
+        await save(run_id, state)
+
+    monkeypatch.setattr(store, "load_run_state", load_run_state)
+    monkeypatch.setattr(store, "save_run_state", save_run_state)
+    first, second = await asyncio.gather(identify(store), identify(store))
+    assert first == second == writers[1]
 
 
 async def test_a_store_in_memory_keeps_its_nonce_while_it_lives(store):

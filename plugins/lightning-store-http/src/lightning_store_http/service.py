@@ -27,6 +27,9 @@ __all__ = ["Limits", "Outcome", "Service", "identify"]
 # A worker that waits for work asks again this long after its last answer, at the latest.
 _ASK_AGAIN_SECONDS = 5.0
 
+# Longer than it takes to write a nonce, and only waited for with data that have none yet.
+_SETTLE_SECONDS = 0.25
+
 _IDENTITY: Final = "lightning-store-http"
 _nonces: Final[weakref.WeakKeyDictionary[LightningStore, str]] = weakref.WeakKeyDictionary()
 
@@ -54,8 +57,9 @@ async def identify(store: LightningStore) -> str:
     if not store.capabilities.durable:
         return _nonces.setdefault(store, secrets.token_hex(16))
     while (state := await store.load_run_state(_IDENTITY)) is None:
-        # Then read again: of two servers that begin at once, the last one's is kept.
         await store.save_run_state(_IDENTITY, {"nonce": secrets.token_hex(16)})
+        # Then it is read again: of servers that begin at once, all have written by then, and the last one's is kept.
+        await asyncio.sleep(_SETTLE_SECONDS)
     return str(state["nonce"])
 
 
