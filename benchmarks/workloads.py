@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +60,13 @@ WORKLOADS = {
     "heavy-trace": Workload(512, 20, 1.0, 64, 1_024, 10_000, 44),
 }
 
+# How many rollouts the algorithm waits for at a time: it reads the first of a batch while the others still run.
+_WAVE = 64
+
 _LETTERS = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz .,", k=1 << 16))
 
 
-def random_attributes(source: random.Random) -> dict[str, str]:
-    """Flattened nested dictionaries: depth 1 to 3, 2 to 6 keys a level, values of 5 to 300 characters."""
-    draw = source.random
+def _draw_attributes(draw: Callable[[], float]) -> dict[str, str]:
     keys = [""]
     for _ in range(1 + int(draw() * 3)):
         keys = [f"{key}.k{number}" for key in keys for number in range(2 + int(draw() * 5))]
@@ -75,8 +77,18 @@ def random_attributes(source: random.Random) -> dict[str, str]:
     return attributes
 
 
+@functools.cache
+def _attributes() -> list[dict[str, str]]:
+    """A thousand flattened nested dictionaries: depth 1 to 3, 2 to 6 keys a level, values of 5 to 300 characters.
+
+    They are drawn once in each process, or making them would cost a tenth of a runner's time.
+    """
+    draw = random.Random(os.getpid()).random
+    return [_draw_attributes(draw) for _ in range(1_000)]
+
+
 async def _call(source: random.Random, longest: float) -> None:
-    with operation("call", random_attributes(source)):
+    with operation("call", source.choice(_attributes())):
         await asyncio.sleep(source.uniform(0, longest))
 
 
@@ -134,13 +146,15 @@ def feeder(workload: Workload, tasks: int, figures: dict[str, Any]) -> Any:
                 enqueued = await store.enqueue_rollouts(requests)
                 waits.append(time.perf_counter() - begin)
                 left = {one.rollout_id: number for one, number in zip(enqueued, numbers, strict=True)}
-                done = await store.wait_for_rollouts(rollout_ids=list(left))
-                for one in done:
-                    if one.status != "succeeded":
-                        raise AssertionError(f"{one.rollout_id} {one.status}")
-                    spans = await store.query_spans(one.rollout_id)
-                    check(left.pop(one.rollout_id), spans)
-                    spans_read += len(spans)
+                ids = list(left)
+                for first in range(0, len(ids), _WAVE):
+                    done = await store.wait_for_rollouts(rollout_ids=ids[first : first + _WAVE])
+                    traces = await asyncio.gather(*(store.query_spans(one.rollout_id) for one in done))
+                    for one, spans in zip(done, traces, strict=True):
+                        if one.status != "succeeded":
+                            raise AssertionError(f"{one.rollout_id} {one.status}")
+                        check(left.pop(one.rollout_id), spans)
+                        spans_read += len(spans)
                 if left:
                     raise AssertionError(f"{len(left)} rollouts never ended")
             finally:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from lightning_core.bridge import run_sync
+from lightning_core.execution.garbage import rare_collections
 from lightning_core.plugin import resolve
 
 __all__ = ["serve"]
@@ -53,6 +54,7 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
     try:
         # The signals come first: somebody may act on what is said below at once.
         with (
+            rare_collections(),
             _end_signals() as end,
             LightningStoreServer(store, host, port, token=token, forward_to=forward_to) as server,
         ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 # Names of these two are imported when they are used, which keeps `from lightning_core import Trainer` light.
 from lightning_core import bridge, plugin
 from lightning_core.errors import ConfigurationError
+from lightning_core.execution.garbage import rare_collections
 from lightning_core.litagent.agent import LitAgent
 from lightning_core.trainer.arguments import (
     check_agent,
@@ -322,7 +323,8 @@ class Trainer(ParallelWorkerBase):
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
             bridge.run_sync(session.begin(resources))
-            self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
+            with rare_collections():
+                self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
             if bundle.completed:
                 status = "succeeded"
             else:
@@ -359,7 +361,8 @@ class Trainer(ParallelWorkerBase):
         check_agent(agent)
         start = time.time()
         try:
-            run, statistics = self.strategy.execute_runners(RunnerBundle(self, agent, None))
+            with rare_collections():
+                run, statistics = self.strategy.execute_runners(RunnerBundle(self, agent, None))
         except KeyboardInterrupt:
             logger.warning("interrupted; the runners have stopped")
             raise SystemExit(130) from None

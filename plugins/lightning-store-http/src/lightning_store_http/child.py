@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal, cast
 
 from lightning_core.execution.event import StopEvent
+from lightning_core.execution.garbage import rare_collections
 from lightning_core.execution.orphans import is_alive
 
 from .pickling import Packed, pickle_value
@@ -139,11 +140,10 @@ class _Child:
             work = self._assignment.work
             # A forked process has the bundle itself, of which a copy is what another process gets.
             bundle = work.unpack() if isinstance(work, Packed) else copy.copy(work)
-            # What is loaded by now stays for good. Thousands of spans in flight would have the collector look through
-            # everything again and again, at a fifth of the processor time.
+            # What is loaded by now stays for good.
             gc.freeze()
-            gc.set_threshold(10_000, 20, 50)
-            asyncio.run(self._work(bundle))
+            with rare_collections():
+                asyncio.run(self._work(bundle))
         except asyncio.CancelledError as error:
             if self._assignment.store.gone is not None:
                 return self._lost_server()
