@@ -16,7 +16,15 @@ from lightning_core.trainer.keys import initial_resources_id, own_resources
 from lightning_core.trainer.owner import is_gone, is_held
 from lightning_core.types import LLM, NamedResources, RolloutConfig, RolloutStatus, RolloutV2, Run, Worker
 
-__all__ = ["RESUME_VARIABLE", "algorithm_name", "choose_run", "clear_up", "unfinished_run", "wanted_run"]
+__all__ = [
+    "RESUME_VARIABLE",
+    "algorithm_name",
+    "choose_run",
+    "clear_up",
+    "unfinished_run",
+    "wanted_run",
+    "with_endpoints",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -180,15 +188,26 @@ def _is_gone(worker: Worker | None) -> bool:
 
 
 async def _refresh(store: LightningStore, resources_id: str, today: NamedResources) -> None:
-    """Put today's endpoints into resources; a model server has another address each time it starts."""
+    """Put today's endpoints into resources of the store."""
     update = await store.get_resources_by_id(resources_id)
     if update is None:
         return
-    resources = dict(update.resources)
-    for name, resource in update.resources.items():
+    resources = with_endpoints(update.resources, today)
+    if resources != update.resources:
+        await store.update_resources(resources_id, resources)
+
+
+def with_endpoints(resources: NamedResources, today: NamedResources) -> NamedResources:
+    """Return resources whose models are where those of the same names are today: a server's address changes.
+
+    Args:
+        resources: What is as it was.
+        today: The resources that the run starts from now.
+    """
+    renewed = dict(resources)
+    for name, resource in resources.items():
         current = today.get(name)
         if isinstance(resource, LLM) and isinstance(current, LLM):
             changes = {"endpoint": current.endpoint, "api_key": current.api_key}
-            resources[name] = resource.model_copy(update=changes)
-    if resources != update.resources:
-        await store.update_resources(resources_id, resources)
+            renewed[name] = resource.model_copy(update=changes)
+    return renewed

@@ -11,7 +11,13 @@ from lightning_core.errors import ConfigurationError, ResumeError
 from lightning_core.trainer.keys import initial_resources_id
 from lightning_core.trainer.owner import RunHold
 from lightning_core.trainer.result import TrainingResult
-from lightning_core.trainer.resumption import algorithm_name, choose_run, clear_up, unfinished_run
+from lightning_core.trainer.resumption import (
+    algorithm_name,
+    choose_run,
+    clear_up,
+    unfinished_run,
+    with_endpoints,
+)
 from lightning_core.trainer.scope import RunStore, run_store
 from lightning_core.types import NamedResources, Run, RunStatus
 
@@ -122,10 +128,12 @@ class RunSession:
         if self._hold is not None:
             await self._hold.release()
 
-    async def begin(self, resources: NamedResources | None) -> None:
+    async def begin(self, algorithm: BaseAlgorithm, resources: NamedResources | None) -> None:
         """Put the resources in place that the run starts from, and clear up after an earlier end."""
         again: str | None = None
         if self._run.resumed:
+            if algorithm.best_resources is not None:
+                algorithm.best_resources = with_endpoints(algorithm.best_resources, resources or {})
             again = await clear_up(self._store, self._run, self._saved, resources)
         if resources is None and await self.scope.get_latest_resources() is None:
             # Even an empty set says that this run's agents have what they get.

@@ -322,7 +322,7 @@ class Trainer(ParallelWorkerBase):
                 hook.init()
             resources = self._start_engine()
             algorithm.set_initial_resources(resources)
-            bridge.run_sync(session.begin(resources))
+            bridge.run_sync(session.begin(algorithm, resources))
             with rare_collections():
                 self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
             if bundle.completed:

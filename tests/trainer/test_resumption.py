@@ -239,6 +239,30 @@ def test_a_sync_algorithm_checkpoints_through_the_bridge(url: str):
     assert [entry["step"] for entry in result.metrics] == [0, 1]
 
 
+def test_best_resources_come_back_with_the_model_where_it_is_today(url: str):
+    other = LLM(endpoint="http://127.0.0.1:3/v1", model="judge", api_key="kept")
+
+    @algo
+    async def best(algorithm: Any) -> None:
+        if algorithm.resumed_state is None:
+            tuned = MODEL.model_copy(update={"sampling_parameters": {"temperature": 0.5}})
+            algorithm.best_resources = {"llm": tuned, "judge": other}
+            await algorithm.checkpoint({"step": 1})
+            raise ZeroDivisionError
+        found.update(algorithm.best_resources)
+
+    found: dict[str, Any] = {}
+    fail(url, best)
+    today = LLM(endpoint="http://127.0.0.1:2/v1", model="m", api_key="today")
+    with trainer(url, best, initial_resources={"llm": today}) as made:
+        result = made.fit(agent, [1.0], resume=True)
+    assert found == result.best_resources
+    llm = found["llm"]
+    assert (llm.endpoint, llm.api_key) == ("http://127.0.0.1:2/v1", "today")
+    assert llm.sampling_parameters == {"temperature": 0.5}
+    assert found["judge"] == other
+
+
 def test_best_resources_come_back(url: str):
     @algo
     async def best(algorithm: Any) -> None:
