@@ -121,7 +121,9 @@ def test_what_cannot_be_served_is_said_plainly(tmp_path, monkeypatch):
     assert str(lost) in answer.output
 
 
-@pytest.mark.parametrize("command", [("runs", "list"), ("store", "vacuum", "--before", "2020-01-01", "--yes")])
+@pytest.mark.parametrize(
+    "command", [("runs", "list"), ("store", "vacuum", "--before", "2020-01-01", "--yes")]
+)
 def test_a_server_that_is_not_there_is_not_waited_for_as_in_a_run(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
