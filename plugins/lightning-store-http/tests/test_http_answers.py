@@ -86,6 +86,41 @@ def test_clients_that_are_silent_for_long_are_forgotten():
     assert not answers.of("one").answered
 
 
+async def test_a_client_that_was_forgotten_begins_nothing_again():
+    now = 0.0
+    answers = Answers(clock=lambda: now)
+    done = asyncio.get_running_loop().create_future()
+    peer = answers.of("one")
+    peer.begin(7, done)
+    del peer.running[7]
+    peer.keep(7, make_answer())
+    for _ in range(2):
+        now += 5000.0
+        answers.of("two")
+        peer = answers.of("one")
+        assert not peer.answered
+        with pytest.raises(RequestError, match=r"request 7 may have been carried out.*silent for 900 s"):
+            peer.check(7)
+        peer.check(8)
+    answers.of("three").check(7)
+
+
+async def test_those_who_were_forgotten_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lightning_store_http.answers._MOST_FORGOTTEN", 2)
+    now = 0.0
+    answers = Answers(clock=lambda: now)
+    done = asyncio.get_running_loop().create_future()
+    for name in ("one", "two", "three"):
+        peer = answers.of(name)
+        peer.begin(1, done)
+        peer.running.clear()
+        now += 5000.0
+    answers.of("four")
+    answers.of("one").check(1)
+    with pytest.raises(RequestError):
+        answers.of("two").check(1)
+
+
 async def test_a_client_whose_request_runs_is_not_forgotten():
     now = 0.0
     answers = Answers(clock=lambda: now)

@@ -90,7 +90,7 @@ async def answer_batch(service: Service, scope: Scope, receive: Receive) -> Answ
         begun = running is None
         if running is None:
             running = asyncio.create_task(_carry_out(service, envelope.operations, kind, receive))
-            peer.running[number] = running
+            peer.begin(number, running)
             running.add_done_callback(lambda task: _keep(peer, number, task))
         # What has begun is carried to its end, though this connection may break: its client will ask again.
         try:
