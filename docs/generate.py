@@ -259,14 +259,19 @@ def automodule(module: str) -> str:
     return "\n".join([f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""])
 
 
-def public_modules(package: str) -> list[str]:
-    """Return the public modules inside a package of the core, packages left out."""
+def public_modules(package: str, *, within: bool = False) -> list[str]:
+    """Return the public modules of a package of the core, and ``within`` those of the packages in it."""
     parent = importlib.import_module(package)
-    return [
-        f"{package}.{module.name}"
-        for module in pkgutil.iter_modules(parent.__path__)
-        if not module.ispkg and not module.name.startswith("_")
-    ]
+    names: list[str] = []
+    for module in pkgutil.iter_modules(parent.__path__):
+        if module.name.startswith("_"):
+            continue
+        name = f"{package}.{module.name}"
+        if not module.ispkg:
+            names.append(name)
+        elif within:
+            names += public_modules(name, within=True)
+    return names
 
 
 def modules(package: str) -> str:
@@ -276,7 +281,7 @@ def modules(package: str) -> str:
     elif package == "errors":
         names = ["lightning_core.errors"]
     else:
-        names = public_modules(f"lightning_core.{package}")
+        names = public_modules(f"lightning_core.{package}", within=True)
     return "\n".join(automodule(name) for name in names)
 
 

@@ -9,20 +9,14 @@ if TYPE_CHECKING:
     from .explanation import CallExplanation as CallExplanation
     from .explanation import RewardExplanation as RewardExplanation
     from .explanation import TripletExplanation as TripletExplanation
-    from .llm_call import LLMCall as LLMCall
-    from .llm_call import LLMChoice as LLMChoice
     from .policy import RewardMatchPolicy as RewardMatchPolicy
-    from .token_ids import TokenIds as TokenIds
     from .tree import TraceNode as TraceNode
     from .tree import TraceTree as TraceTree
 
 _NAMES = {
     "CallExplanation": "explanation",
-    "LLMCall": "llm_call",
-    "LLMChoice": "llm_call",
     "RewardExplanation": "explanation",
     "RewardMatchPolicy": "policy",
-    "TokenIds": "token_ids",
     "TraceNode": "tree",
     "TraceTree": "tree",
     "TraceTripletAdapter": "adapter",
@@ -31,11 +25,8 @@ _NAMES = {
 
 __all__ = [
     "CallExplanation",
-    "LLMCall",
-    "LLMChoice",
     "RewardExplanation",
     "RewardMatchPolicy",
-    "TokenIds",
     "TraceNode",
     "TraceTree",
     "TraceTripletAdapter",

@@ -11,12 +11,11 @@ from typing import Any
 
 from lightning_core.adapter.base import TraceAdapter
 from lightning_core.errors import ConfigurationError
-from lightning_core.types import SpanLike, Triplet
+from lightning_core.types import LLMCall, LLMChoice, SpanLike, Triplet
 
 from .agents import agents_of
 from .duplicates import RecordedCall, merge_duplicates
 from .explanation import CallExplanation, RewardExplanation, TripletExplanation
-from .llm_call import LLMCall, LLMChoice
 from .policy import RewardMatchPolicy
 from .rewards import FoundReward, find_rewards, match_rewards
 from .tree import TraceNode, TraceTree

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .messages import as_dict, parsed
+from lightning_core.types.llm.messages import as_dict, parsed
+
 from .tree import TraceNode
 
 __all__ = ["agent_name", "agents_of"]

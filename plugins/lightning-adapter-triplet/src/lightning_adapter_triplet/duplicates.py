@@ -15,8 +15,9 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from .llm_call import LLMCall
-from .messages import Message, as_dict, as_list, parsed
+from lightning_core.types import LLMCall
+from lightning_core.types.llm.messages import Message, as_dict, as_list, parsed
+
 from .tree import TraceNode
 
 __all__ = ["RecordedCall", "merge_duplicates"]

@@ -11,9 +11,8 @@ from typing import Any, cast
 from opentelemetry.sdk.trace import ReadableSpan
 
 from lightning_core.errors import ConfigurationError
-from lightning_core.types import Span, SpanLike, SpanNames
+from lightning_core.types import Span, SpanLike, SpanNames, is_llm_call
 
-from .llm_call import is_llm_call
 from .repair import hang_up
 
 __all__ = ["TraceNode", "TraceTree"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
-from lightning_core.types import SpanLike
+from lightning_core.types.tracing import SpanLike
 
 from .messages import (
     Message,

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning_adapter_triplet import LLMCall
-from lightning_adapter_triplet.llm_call import is_llm_call
 
-from lightning_core.types import Event, Span
+from lightning_core.types import Event, LLMCall, Span, is_llm_call
 
 
 def genai(messages: Any) -> str:
