@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -581,14 +582,35 @@ def test_a_process_that_does_not_start_is_an_error_with_its_name():
         trainer(strategy={"start_method": "forkserver", "startup_seconds": 2.0}).fit(Slow(), [1])
 
 
-def test_a_forked_process_lets_go_of_the_servers_sockets():
+class Looking(LitAgent[str]):
+    """Kills one of two runners; the one in its place notes what it has of the server, as the other is connected."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def rollout(self, task: str, resources: Any, rollout: Any) -> float:
+        stays, killed, held = (self.folder / name for name in ("stays", "killed", "held"))
+        if task == "stay":
+            stays.touch()
+            until(held.exists, "the look of the other runner")
+            return 1.0
+        until(stays.exists, "the start of the other rollout")
+        if not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        # Of this run's server alone: the tests around this one have servers of their own in the process that forks.
+        port = urlsplit(self.get_runner().get_store().location).port
+        sockets = psutil.Process().net_connections("inet")
+        assert port in [one.raddr.port for one in sockets if one.raddr], "its own connection to the server"
+        found = sorted(one.status for one in sockets if one.laddr and one.laddr.port == port)
+        held.write_text(" ".join(found), encoding="utf-8")
+        return 1.0
+
+
+def test_a_forked_process_lets_go_of_the_servers_sockets(tmp_path: Path):
     """Or a client would wait for an answer on a connection that the server has closed."""
-
-    @rollout
-    async def agent(task: Any, llm: LLM) -> float:
-        listening = [
-            one for one in psutil.Process().net_connections("inet") if one.status == psutil.CONN_LISTEN
-        ]
-        return float(len(listening))
-
-    assert trainer().fit(agent, [1]).metrics[0]["mean_reward"] == 0.0
+    algorithm = Baseline(max_attempts=2)
+    result = trainer(algorithm=algorithm, n_runners=2).fit(Looking(tmp_path), ["stay", "look"])
+    assert (tmp_path / "held").read_text(encoding="utf-8") == ""
+    assert result.rollouts == {"succeeded": 2}
