@@ -77,6 +77,26 @@ class WaitingTests:
             for task in waiting:
                 assert [rollout.input for rollout in await task] == [0, 1, 2]
 
+    async def test_rollouts_that_end_while_a_wait_begins_are_not_missed(self, store: LightningStore) -> None:
+        """One before it is registered, another while it looks again: each look alone misses one of the two."""
+        await store.enqueue_rollouts([EnqueueRequest(input=number) for number in range(120)])
+        taken = await store.dequeue_rollouts(120)
+        ids = [rollout.rollout_id for rollout in taken]
+
+        async def end(first: int, steps: int) -> None:
+            for rollout_id in ids[first : first + 3]:
+                await store.update_attempt(rollout_id, "latest", status="succeeded")
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+
+        for first in range(0, 120, 3):
+            asked = ids[first : first + 3]
+            ending = asyncio.create_task(end(first, first // 3))
+            async with asyncio.timeout(PATIENCE):
+                done = await store.wait_for_rollouts(rollout_ids=asked)
+                await ending
+            assert [rollout.rollout_id for rollout in done] == asked
+
     async def test_a_lease_that_runs_out_ends_waiting(
         self, make_store: Callable[[Clock], LightningStore]
     ) -> None:

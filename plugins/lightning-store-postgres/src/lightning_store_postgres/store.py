@@ -467,12 +467,10 @@ class PostgresLightningStore(LightningStore):
             while True:
                 # Looking again after the registration: some may have ended in between.
                 asked = engine.room.pending(waiter)
-                if len(asked) > allowed:
-                    found = await engine.read(queries.unfinished(asked))
-                    asked = [string(row[0]) for row in found]
-                    engine.room.narrow(waiter, set(asked))
+                found = await engine.read(queries.unfinished(asked)) if len(asked) > allowed else []
+                waits = engine.room.narrow(waiter, {string(row[0]) for row in found})
                 left = None if give_up is None else give_up - time.monotonic()
-                if len(asked) <= allowed or (left is not None and left <= 0):
+                if not waits or (left is not None and left <= 0):
                     return
                 await waiter.wait(left)
         finally:

@@ -35,9 +35,9 @@ async def wait_for_ends(
                 # Looking again after the registration: some may have ended in between.
                 asked = engine.room.pending(waiter)
                 pending = await engine.read(partial(queries.unfinished, rollout_ids=asked, known=True))
-                engine.room.narrow(waiter, pending)
+                waits = engine.room.narrow(waiter, pending)
                 left = None if give_up is None else give_up - time.monotonic()
-                if len(pending) <= allowed or (left is not None and left <= 0):
+                if not waits or (left is not None and left <= 0):
                     break
                 await waiter.wait(left)
         finally:

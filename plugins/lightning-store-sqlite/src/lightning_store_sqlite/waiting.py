@@ -88,12 +88,18 @@ class WaitingRoom:
         with self._lock:
             return list(waiter.pending)
 
-    def narrow(self, waiter: Waiter, pending: set[str]) -> None:
-        """Wait only for these: the others were seen to have ended, perhaps before anybody could announce it."""
+    def narrow(self, waiter: Waiter, pending: set[str]) -> bool:
+        """Wait only for these: the others were seen to have ended, perhaps before anybody could announce it.
+
+        Returns:
+            Whether to wait on. What was announced since these were looked up counts as well: each of the two
+            may have missed what the other has seen, and nobody wakes a waiter for what it was told here.
+        """
         with self._lock:
             for rollout_id in waiter.pending - pending:
                 self._forget(rollout_id, waiter)
             waiter.pending &= pending
+            return len(waiter.pending) > waiter.allowed
 
     def _forget(self, rollout_id: str, waiter: Waiter) -> None:
         waiters = self._for_end.get(rollout_id)
