@@ -4,6 +4,7 @@
 one span with two nested ones, each of which sleeps and carries random attributes, and often a reward. The algorithm
 enqueues, waits, reads every rollout's spans and checks that its task and its final reward are there. Every rollout,
 span and check goes over HTTP to a server with the given store, the algorithm's excepted, which holds the store itself.
+The limit that is found in the same run is a bare asyncio loop of the same agents: what it would do with every core.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import psutil
@@ -92,8 +94,7 @@ async def _call(source: random.Random, longest: float) -> None:
         await asyncio.sleep(source.uniform(0, longest))
 
 
-@rollout
-async def agent(task: dict[str, Any], llm: LLM) -> float:
+async def solve(task: dict[str, Any]) -> float:
     """Sleep in spans, reward some of them, and end with a reward between 1 and 2."""
     source = random.Random()
     longest = task["longest_sleep"]
@@ -106,6 +107,28 @@ async def agent(task: dict[str, Any], llm: LLM) -> float:
     with operation("task", {"task": task["number"]}):
         await _call(source, longest)
     return 1 + source.random()
+
+
+@rollout
+async def agent(task: dict[str, Any], llm: LLM) -> float:
+    """Do the task."""
+    return await solve(task)
+
+
+def bare(workload: Workload) -> float:
+    """CPU seconds per task of the agent alone: a bare asyncio loop, with spans that nobody keeps and no sleeps."""
+
+    async def some() -> None:
+        await asyncio.gather(
+            *(solve({"number": n, "rounds": workload.rounds, "longest_sleep": 0.0}) for n in range(100))
+        )
+
+    costs: list[float] = []
+    for _ in range(7):
+        begin = time.process_time()
+        asyncio.run(some())
+        costs.append((time.process_time() - begin) / 100)
+    return median(costs)
 
 
 def check(number: int, spans: list[Span]) -> None:
@@ -225,6 +248,7 @@ def main() -> None:
     rows = []
     for name in given.names or WORKLOADS:
         workload = WORKLOADS[name]
+        alone = bare(workload)
         tasks = max(2 * workload.slots, int(workload.tasks * given.scale))
         for store in given.store or ["sqlite"]:
             with open_store(store) as spec:
@@ -243,6 +267,8 @@ def main() -> None:
                     figures["spans"] / figures["seconds"],
                     figures["cpu"][0] * 1000,
                     figures["cpu"][1] * 1000,
+                    alone * 1000,
+                    f"{rate * alone / (os.cpu_count() or 1):.2f}",
                     enqueue[int(len(enqueue) * 0.99)] * 1000,
                 ]
             )
@@ -260,6 +286,8 @@ def main() -> None:
             "spans/s",
             "CPU ms/task, server and algorithm",
             "CPU ms/task, runners",
+            "CPU ms/task, bare agent",
+            "of all cores with bare agents",
             "p99 of enqueueing a batch, ms",
         ],
         rows,
