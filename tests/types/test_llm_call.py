@@ -93,7 +93,7 @@ def test_newest_genai_messages_with_tools_reasoning_and_instructions() -> None:
     assert (call.model, call.response_id) == ("answered", "r1")
     assert (call.input_tokens, call.output_tokens) == (7, 3)
     assert call.parameters == {"temperature": 0.5, "stop_sequences": ["a", "b"]}
-    assert call.tools == [{"type": "function", "name": "f"}]
+    assert call.tools == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_genai_messages_keep_parts_of_other_kinds() -> None:
@@ -149,6 +149,7 @@ def test_indexed_messages_of_traceloop_and_agentops() -> None:
 
 
 def test_sparse_tool_calls_of_several_turns_are_read_without_roles() -> None:
+    """Trap 22."""
     call = LLMCall.from_attributes(
         {
             "gen_ai.prompt.10.content": "and now?",
@@ -353,6 +354,7 @@ def test_a_prompt_that_was_sent_as_token_ids() -> None:
     ],
 )
 def test_token_ids_that_were_dropped_on_the_way_are_missing_and_not_short(answer: dict[str, Any]) -> None:
+    """Trap 20."""
     call = LLMCall.from_attributes(openinference(answer))
     assert call.response is not None
     assert call.response.token_ids.ids is None
@@ -361,7 +363,7 @@ def test_token_ids_that_were_dropped_on_the_way_are_missing_and_not_short(answer
 
 
 def test_log_probabilities_that_merge_tokens_give_no_ids() -> None:
-    """llama.cpp gives the pieces of one character as one entry, with the last id only."""
+    """Trap 20: llama.cpp gives the pieces of one character as one entry, with the last id only."""
     answer = {"choices": [choice(logprobs={"content": [{"id": 3}]})], "usage": {"completion_tokens": 2}}
     call = LLMCall.from_attributes(openinference(answer))
     assert call.response is not None
@@ -377,6 +379,7 @@ def test_logprobs_are_those_of_the_engine() -> None:
 
 
 def test_each_choice_has_its_own_ids() -> None:
+    """Trap 20."""
     answer = {"choices": [choice(token_ids=[1]), choice(token_ids=[2])], "usage": {"completion_tokens": 2}}
     call = LLMCall.from_attributes({**openinference(answer), "response_token_ids": [9]})
     assert [one.token_ids.ids for one in call.choices] == [[1], [2]]
@@ -444,6 +447,7 @@ _VALUES = (
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(_KEYS, _VALUES, max_size=8))
 def test_no_attributes_raise_and_what_is_read_is_json(attributes: dict[str, Any]) -> None:
+    """Trap 22."""
     is_llm_call(attributes)
     call = LLMCall.from_attributes(attributes)
     hash((call.model, call.response_id, call.text))

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from lightning_core.types.tracing import SpanLike
 
+from .apis import answer_message, request_messages, tool_definition
 from .messages import (
     Message,
     as_dict,
@@ -22,7 +23,6 @@ from .messages import (
     has_indexed,
     indexed,
     indexed_messages,
-    openai_messages,
     openinference_messages,
     parsed,
 )
@@ -51,7 +51,9 @@ _OTHER_KINDS = [
 ]
 _MESSAGE_KEYS = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
 _PARAMETERS = "gen_ai.request."
-_NO_PARAMETERS = frozenset({"input", "messages", "model", "prompt", "tools", "type"})
+_NO_PARAMETERS = frozenset(
+    {"input", "instructions", "messages", "model", "prompt", "system", "tools", "type"}
+)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def _prompt(
 ) -> tuple[Convention, list[Message]]:
     if "gen_ai.input.messages" in attributes:
         return "gen_ai", _with_instructions(attributes)
-    messages = openai_messages(request.get("messages"))
+    messages = request_messages(request)
     if not messages:
         messages = openinference_messages(attributes, "llm.input_messages.")
     if messages or "openinference.span.kind" in attributes:
@@ -289,6 +291,9 @@ def _answers(
     messages = [message for choice in raw if (message := _raw_message(choice)) is not None]
     if messages:
         return "openinference", messages
+    spoken = answer_message(answer) if answer and not raw else None
+    if spoken is not None:
+        return "openinference", [spoken]
     messages = openinference_messages(attributes, "llm.output_messages.")
     if messages:
         # The items of one answer of the Responses API are no alternatives.
@@ -348,7 +353,7 @@ def _tools(attributes: Mapping[str, Any], request: dict[str, Any]) -> list[dict[
             if isinstance(entry.get("parameters"), str):
                 entry["parameters"] = parsed(entry["parameters"])
             tools.append({"type": "function", "function": entry})
-    return [tool for tool in tools if tool]
+    return [tool_definition(tool) for tool in tools if tool]
 
 
 def _parameters(attributes: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
     return value.get("") if isinstance(value, dict) else value  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - see indexed()
 
 
-def _message(role: Any, content: Any, **optional: Any) -> Message:
+def make_message(role: Any, content: Any, **optional: Any) -> Message:
     message: Message = {"role": role if isinstance(role, str) else None, "content": content}
     message.update({key: value for key, value in optional.items() if value})
     if message["role"] is None:
@@ -110,7 +110,7 @@ def _message(role: Any, content: Any, **optional: Any) -> Message:
     return message
 
 
-def _tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
+def make_tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments)
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -131,11 +131,11 @@ def indexed_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message
         calls: list[dict[str, Any]] = []
         for call in _entries(entry.get("tool_calls")):
             function = as_dict(call.get("function")) or call
-            calls.append(_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
+            calls.append(make_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
         single = as_dict(entry.get("function_call"))
         if single:
-            calls.append(_tool_call(single.get("id"), single.get("name"), single.get("arguments")))
-        message = _message(
+            calls.append(make_tool_call(single.get("id"), single.get("name"), single.get("arguments")))
+        message = make_message(
             entry.get("role"),
             _plain(entry.get("content")),
             tool_calls=calls,
@@ -158,17 +158,17 @@ def openinference_messages(attributes: Mapping[str, Any], prefix: str) -> list[M
         for item in _entries(fields.get("tool_calls")):
             call = as_dict(item.get("tool_call"))
             function = as_dict(call.get("function"))
-            calls.append(_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
+            calls.append(make_tool_call(call.get("id"), function.get("name"), function.get("arguments")))
         if fields.get("function_call_name"):
             calls.append(
-                _tool_call(None, fields["function_call_name"], fields.get("function_call_arguments_json"))
+                make_tool_call(None, fields["function_call_name"], fields.get("function_call_arguments_json"))
             )
         parts = [_openinference_part(part) for part in _entries(fields.get("contents"))]
         content = _plain(fields.get("content"))
         if content is None and parts:
             content = parts
         messages.append(
-            _message(
+            make_message(
                 fields.get("role"),
                 content,
                 tool_calls=calls,
@@ -192,7 +192,7 @@ def genai_messages(value: Any) -> list[Message]:
     messages: list[Message] = []
     for entry in as_list(parsed(value)):
         if isinstance(entry, str):
-            messages.append(_message(None, entry))
+            messages.append(make_message(None, entry))
         elif isinstance(entry, dict):
             messages.extend(_genai_message(cast("dict[str, Any]", entry)))
     return messages
@@ -203,7 +203,7 @@ def _genai_message(entry: dict[str, Any]) -> Iterable[Message]:
         # Some writers put messages of the chat-completion form here.
         yield {
             **entry,
-            **_message(entry.get("role"), entry.get("content"), tool_calls=entry.get("tool_calls")),
+            **make_message(entry.get("role"), entry.get("content"), tool_calls=entry.get("tool_calls")),
         }
         return
     content: list[dict[str, Any]] = []
@@ -218,18 +218,18 @@ def _genai_message(entry: dict[str, Any]) -> Iterable[Message]:
         elif kind == "reasoning":
             reasoning.append(str(part.get("content") or ""))
         elif kind == "tool_call":
-            calls.append(_tool_call(part.get("id"), part.get("name"), part.get("arguments")))
+            calls.append(make_tool_call(part.get("id"), part.get("name"), part.get("arguments")))
         elif kind == "tool_call_response":
             result = part.get("response", part.get("result"))
             text = result if result is None or isinstance(result, str) else json.dumps(result)
-            answers.append(_message("tool", text, tool_call_id=part.get("id")))
+            answers.append(make_message("tool", text, tool_call_id=part.get("id")))
         elif part:
             content.append(part)
     yield from answers
     if answers and not content and not calls:
         return
     single = len(content) == 1 and content[0].get("type") == "text"
-    message = _message(
+    message = make_message(
         entry.get("role"),
         content[0]["text"] if single else content or None,
         tool_calls=calls,

@@ -29,6 +29,7 @@ class TokenIds:
 _PROMPT_KEYS = ("prompt_token_ids", "gen_ai.prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_KEYS = ("response_token_ids", "gen_ai.response_token_ids", "llm.hosted_vllm.response_token_ids")
 _TOKEN_AS_ID = "token_id:"
+_STREAMED = "lightning.llm_proxy.streamed"
 
 
 def _ids(value: Any) -> list[int] | None:
@@ -98,7 +99,8 @@ def response_token_ids(
         choice: The choice of it that is meant.
         output_tokens: How many tokens the engine counted for this choice, if known.
     """
-    streamed = answer.get("object") == "chat.completion.chunk"
+    # A gateway puts the answer of a stream together, and writes it as if it had not been one.
+    streamed = answer.get("object") == "chat.completion.chunk" or attributes.get(_STREAMED) is True
     extras = as_dict(choice.get("provider_specific_fields"))
     candidates = (
         ("token_ids", choice, streamed),
