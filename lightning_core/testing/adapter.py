@@ -200,7 +200,7 @@ class AdapterConformance:
         assert adapter.adapt(shuffled) == expected
 
     def test_timestamps_order_nothing(self, adapter: TraceAdapter[Any], trace: list[Span]) -> None:
-        """Spans of several machines have several clocks: running backwards, shuffled, standing still or missing."""
+        """Trap 12: clocks of several machines run backwards, are shuffled, stand still, or are missing."""
         expected = _without_times(adapter.adapt(trace))
         times = [(span.start_time, span.end_time) for span in trace]
         shuffled = list(times)
@@ -238,7 +238,7 @@ class AdapterConformance:
         assert (explanation.empty_because is not None) == (explanation.results == 0)
 
     def test_a_deep_trace_is_no_error(self, adapter: TraceAdapter[Any], trace: list[Span]) -> None:
-        """Thousands of spans within each other, as a recursive agent leaves them, below a trace that is usable."""
+        """Trap 32: thousands of spans within each other, as a recursive agent leaves them, above a usable trace."""
         parents: list[int | None] = [*range(1, _DEEP), None]
         chain = make_trace([(f"level {index}", {}) for index in range(_DEEP)], parents=parents)
         moved = {span.span_id: f"{int(span.span_id, 16) + _DEEP:016x}" for span in trace}
@@ -257,7 +257,7 @@ class AdapterConformance:
         assert str(adapter.explain([*lowest, *highest]))
 
     def test_sparse_attributes_are_no_error(self, adapter: TraceAdapter[Any], trace: list[Span]) -> None:
-        """Instrumentations leave out what does not apply, and write what nobody expects."""
+        """Trap 22: instrumentations leave out what does not apply, and write what nobody expects."""
         for attributes in _SPARSE:
             spans = make_trace([("span", attributes)])
             adapter.adapt(spans)

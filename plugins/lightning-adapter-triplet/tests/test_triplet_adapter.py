@@ -121,6 +121,7 @@ def test_a_triplet_is_json_and_says_where_it_comes_from() -> None:
 
 
 def test_token_ids_are_marked_missing_and_never_made_from_text() -> None:
+    """Trap 20."""
     (triplet,) = TraceTripletAdapter().adapt(make_trace([call()]))
     assert triplet.prompt["token_ids"] is None
     assert triplet.response["token_ids"] is None
@@ -146,6 +147,7 @@ def test_a_call_gets_the_first_reward_that_follows_it() -> None:
 
 
 def test_a_reward_whose_clock_is_behind_still_counts() -> None:
+    """Trap 12."""
     spans = make_trace([call(), reward(1.0), ROOT], parents=[2, 2, None])
     spans[1].start_time = spans[1].end_time = 5.0
     for policy in RewardMatchPolicy:
@@ -153,6 +155,7 @@ def test_a_reward_whose_clock_is_behind_still_counts() -> None:
 
 
 def test_a_reward_that_was_emitted_twice_counts_once() -> None:
+    """Trap 18."""
     spans = make_trace([call("1"), call("2"), reward(0.5), reward(0.5)])
     for policy in RewardMatchPolicy:
         assert rewards_of(TraceTripletAdapter(reward_match=policy).adapt(spans)) == [None, 0.5]
@@ -160,6 +163,7 @@ def test_a_reward_that_was_emitted_twice_counts_once() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "much"])
 def test_what_is_no_finite_number_poisons_nothing(value: Any) -> None:
+    """Trap 18."""
     spans = make_trace([call("1"), reward(value), reward(0.5)])
     adapter = TraceTripletAdapter()
     assert rewards_of(adapter.adapt(spans)) == [0.5]
@@ -191,6 +195,7 @@ def test_first_sibling_finds_calls_below_its_siblings() -> None:
 
 
 def test_a_policy_that_matches_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Trap 19."""
     spans = make_trace([call("1"), agent("one"), reward(1), ("score", {}), ROOT], parents=[1, 4, 3, 4, None])
     adapter = TraceTripletAdapter(reward_match="first_sibling")
     with caplog.at_level(logging.WARNING):
@@ -282,6 +287,7 @@ def test_only_the_first_of_several_choices_is_taken_and_it_is_said() -> None:
 
 
 def test_a_framework_span_and_its_sdk_span_are_one_call() -> None:
+    """Trap 19."""
     spans = make_trace([call(), framework(), reward(1), ROOT], parents=[1, 3, 3, None])
     for policy in RewardMatchPolicy:
         adapter = TraceTripletAdapter(reward_match=policy)
@@ -301,6 +307,7 @@ def test_the_span_with_token_ids_is_the_one_that_is_read() -> None:
 
 
 def test_siblings_with_one_response_id_are_one_call() -> None:
+    """Trap 19."""
     spans = make_trace(
         [call(response_id="r"), call(response_id="r"), reward(1), ROOT], parents=[3, 3, 3, None]
     )
@@ -308,6 +315,7 @@ def test_siblings_with_one_response_id_are_one_call() -> None:
 
 
 def test_siblings_of_two_instrumentations_are_one_call() -> None:
+    """Trap 19."""
     spans = make_trace([call(), framework(), call(), framework(), ROOT], parents=[4, 4, 4, 4, None])
     assert len(TraceTripletAdapter().adapt(spans)) == 2
 
@@ -360,6 +368,7 @@ def test_tool_calls_are_compared_by_their_arguments() -> None:
 
 
 def test_a_trace_without_calls_says_which_spans_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Trap 23."""
     adapter = TraceTripletAdapter()
     spans = make_trace([("http", {}), reward(1)])
     assert adapter.adapt(spans) == []
@@ -406,6 +415,7 @@ def test_an_explanation_reads_well() -> None:
 
 
 def test_thousands_of_calls_within_each_other() -> None:
+    """Trap 32."""
     count = 3000
     named = [call(str(number), str(number)) for number in range(count)]
     spans = make_trace(named, parents=[*range(1, count), None])

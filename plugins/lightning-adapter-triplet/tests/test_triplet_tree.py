@@ -181,6 +181,7 @@ def test_what_is_no_span_is_refused() -> None:
 
 @pytest.mark.parametrize(("readable", "count"), [(True, 2000), (False, 10_000)])
 def test_thousands_of_spans_within_each_other(readable: bool, count: int) -> None:
+    """Trap 32."""
     spans = [
         span("s", number, number + 1 if number < count else None, (count - number, count + number))
         for number in range(1, count + 1)
@@ -193,7 +194,7 @@ def test_thousands_of_spans_within_each_other(readable: bool, count: int) -> Non
 
 @pytest.mark.parametrize("shape", ["flat", "nested", "crossing"])
 def test_repair_is_not_quadratic(shape: str) -> None:
-    """Steps are counted, not time: each span may look at few others."""
+    """Trap 32: steps are counted, not time; each span may look at few others."""
 
     def steps(count: int) -> int:
         times = {

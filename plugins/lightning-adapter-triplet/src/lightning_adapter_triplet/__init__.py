@@ -6,17 +6,25 @@ __version__ = "1.0.0"
 
 if TYPE_CHECKING:
     from .adapter import TraceTripletAdapter as TraceTripletAdapter
+    from .calls import CallFinder as CallFinder
+    from .calls import TraceCalls as TraceCalls
+    from .duplicates import RecordedCall as RecordedCall
     from .explanation import CallExplanation as CallExplanation
     from .explanation import RewardExplanation as RewardExplanation
     from .explanation import TripletExplanation as TripletExplanation
     from .policy import RewardMatchPolicy as RewardMatchPolicy
+    from .proxy import LlmProxyTripletAdapter as LlmProxyTripletAdapter
     from .tree import TraceNode as TraceNode
     from .tree import TraceTree as TraceTree
 
 _NAMES = {
     "CallExplanation": "explanation",
+    "CallFinder": "calls",
+    "LlmProxyTripletAdapter": "proxy",
+    "RecordedCall": "duplicates",
     "RewardExplanation": "explanation",
     "RewardMatchPolicy": "policy",
+    "TraceCalls": "calls",
     "TraceNode": "tree",
     "TraceTree": "tree",
     "TraceTripletAdapter": "adapter",
@@ -25,8 +33,12 @@ _NAMES = {
 
 __all__ = [
     "CallExplanation",
+    "CallFinder",
+    "LlmProxyTripletAdapter",
+    "RecordedCall",
     "RewardExplanation",
     "RewardMatchPolicy",
+    "TraceCalls",
     "TraceNode",
     "TraceTree",
     "TraceTripletAdapter",

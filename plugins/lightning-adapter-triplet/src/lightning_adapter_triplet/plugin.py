@@ -1,4 +1,4 @@
-"""Registers the adapter ``triplet``."""
+"""Registers the adapters ``triplet`` and ``llm-proxy-triplet``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,29 @@ if TYPE_CHECKING:
     from lightning_core import TraceAdapter
 
 
-class TripletConfig(BaseModel):
-    """Settings of the adapter ``triplet``."""
+class _Matching(BaseModel):
+    """The settings that both adapters have."""
 
     model_config = ConfigDict(extra="forbid")
+
+    reward_match: RewardMatchPolicy = Field(
+        default=RewardMatchPolicy.FIRST_OCCURRENCE,
+        description="first_occurrence: a reward belongs to the last call before it. "
+        "first_sibling: to the last call before it among its siblings and below them.",
+    )
+
+    @field_validator("agent_match", "llm_call_match", check_fields=False)
+    @classmethod
+    def _regular_expression(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return pattern
+
+
+class TripletConfig(_Matching):
+    """Settings of the adapter ``triplet``."""
 
     agent_match: str | None = Field(
         default=None, description="Regular expression: only calls of agents whose name it matches are taken."
@@ -36,20 +55,21 @@ class TripletConfig(BaseModel):
         description="Find a parent, by enclosure in time, for spans that have none in the trace and for LLM calls "
         "right below a root.",
     )
-    reward_match: RewardMatchPolicy = Field(
-        default=RewardMatchPolicy.FIRST_OCCURRENCE,
-        description="first_occurrence: a reward belongs to the last call before it. "
-        "first_sibling: to the last call before it among its siblings and below them.",
-    )
 
-    @field_validator("agent_match", "llm_call_match")
-    @classmethod
-    def _regular_expression(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
+
+class LlmProxyTripletConfig(_Matching):
+    """Settings of the adapter ``llm-proxy-triplet``."""
+
+    llm_call_match: str | None = Field(
+        default=None,
+        description="Regular expression: of the gateway's calls only those whose span has a name that it matches "
+        "are taken.",
+    )
+    require_token_ids: bool = Field(
+        default=True,
+        description="Leave out the calls of which the engine gave no token ids, with a warning. "
+        "Otherwise their triplets hold none.",
+    )
 
 
 def _triplet(**settings: Any) -> TraceAdapter[Any]:
@@ -58,9 +78,15 @@ def _triplet(**settings: Any) -> TraceAdapter[Any]:
     return TraceTripletAdapter(**settings)
 
 
+def _llm_proxy_triplet(**settings: Any) -> TraceAdapter[Any]:
+    from .proxy import LlmProxyTripletAdapter
+
+    return LlmProxyTripletAdapter(**settings)
+
+
 @hookimpl
 def lightning_adapters() -> list[Component[TraceAdapter[Any]]]:
-    """Provide the adapter."""
+    """Provide the adapters."""
     return [
         Component(
             name="triplet",
@@ -68,5 +94,12 @@ def lightning_adapters() -> list[Component[TraceAdapter[Any]]]:
             config=TripletConfig,
             summary="LLM calls as (prompt, response, reward) triplets, with the engine's token ids",
             api_version=1,
-        )
+        ),
+        Component(
+            name="llm-proxy-triplet",
+            factory=_llm_proxy_triplet,
+            config=LlmProxyTripletConfig,
+            summary="The LLM calls that a gateway recorded, as triplets with the engine's token ids",
+            api_version=1,
+        ),
     ]
