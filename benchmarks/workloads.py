@@ -183,6 +183,10 @@ def feeder(workload: Workload, tasks: int, figures: dict[str, Any]) -> Any:
             finally:
                 room.release()
 
+        # The processes are started, and have run their first tasks, before the clock is.
+        idle = [EnqueueRequest(input={"number": -1, "rounds": 1, "longest_sleep": 0.0})] * workload.slots
+        first = await store.enqueue_rollouts(idle)
+        await store.wait_for_rollouts(rollout_ids=[one.rollout_id for one in first])
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for start in range(0, tasks, workload.batch):
@@ -231,7 +235,7 @@ def run(workload: Workload, spec: str, processes: int, tracer: str, tasks: int) 
     before = _cpu(this)
     result = trainer.fit(agent)
     figures["cpu"] = [(after - then) / tasks for after, then in zip(_cpu(this), before, strict=True)]
-    if result.rollouts != {"succeeded": tasks}:
+    if result.rollouts != {"succeeded": tasks + workload.slots}:
         raise AssertionError(f"rollouts: {result.rollouts}")
     return figures
 
