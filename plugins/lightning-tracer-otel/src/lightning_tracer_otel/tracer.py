@@ -17,10 +17,11 @@ from lightning_core.tracer.capture import (
     last_trace,
     private_provider,
 )
+from lightning_core.tracer.listening import attach_router, detach_router
+from lightning_core.tracer.threads import start_propagating, stop_propagating
 
 from .instrumentation import check, find_installed, start_instrumenting, stop_instrumenting
-from .providers import attach_router, claim_global_provider, detach_router, find_global_provider
-from .threads import start_propagating, stop_propagating
+from .providers import claim_global_provider, find_global_provider
 
 __all__ = ["OtelTracer"]
 
@@ -36,9 +37,9 @@ class OtelTracer(BaseTracer):
     of its workers is torn down. Several workers may share one tracer, and several tracers one process.
 
     Args:
-        instrument: Libraries whose calls become spans, by name: ``openai``, ``langchain``, or any other for
-            which an OpenTelemetry instrumentation is installed. ``"auto"``: those of the two that are
-            installed.
+        instrument: Libraries whose calls become spans, by name: ``openai``, ``langchain``, ``anthropic``,
+            ``openai-agents``, ``litellm``, or any other for which an OpenTelemetry instrumentation is installed.
+            ``"auto"``: those of the five that are installed, along with their instrumentations.
         service_name: What spans name as their service; by default ``OTEL_SERVICE_NAME``, else
             ``lightning-core``.
         propagate_threads: Have threads and thread pools that an agent starts belong to its trace.
