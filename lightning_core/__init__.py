@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .emitter import reward as reward
     from .engine.base import BaseEngine as BaseEngine
     from .execution.base import ExecutionStrategy as ExecutionStrategy
+    from .litagent import CommandAgent as CommandAgent
     from .litagent import LitAgent as LitAgent
     from .litagent import llm_rollout as llm_rollout
     from .litagent import prompt_rollout as prompt_rollout
@@ -52,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_module(
         "BaseEngine": "lightning_core.engine.base",
         "BaseRunner": "lightning_core.runner.base",
         "BaseTracer": "lightning_core.tracer.base",
+        "CommandAgent": "lightning_core.litagent",
         "Component": "lightning_core.plugin",
         "ExecutionStrategy": "lightning_core.execution.base",
         "FastAlgorithm": "lightning_core.algorithm",

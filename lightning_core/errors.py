@@ -26,11 +26,13 @@ Each also inherits the standard class that a caller would expect, so ``except Lo
     ├── AgentError
     │   ├── InvalidOutcomeError           (TypeError, ValueError)  the agent returned what is no result
     │   ├── NoResourcesError              (LookupError)   the store holds no resources for the rollout
+    │   ├── CommandError                  (RuntimeError)  a program that is the agent did not start, or failed
     │   └── RolloutTimeoutError           (TimeoutError)
     ├── VetoRollout                                       raised by a hook to stop a rollout
     ├── ConfigurationError                (ValueError)    arguments that do not fit together
     ├── DatasetError                      (ValueError)
     ├── ResourceError                     (ValueError)    a resource that cannot be read or rendered
+    ├── CaptureError                      (RuntimeError)  traces lack what the algorithm needs
     ├── TraceError                        (RuntimeError)  spans could not be captured or stored
     ├── EngineError                       (RuntimeError)  a model server that does not start or answer
     ├── ExecutionError                    (RuntimeError)  an algorithm or a runner ended abnormally
@@ -42,6 +44,8 @@ from __future__ import annotations
 __all__ = [
     "AgentError",
     "BrokenPluginError",
+    "CaptureError",
+    "CommandError",
     "ConfigurationError",
     "DatasetError",
     "DisabledPluginError",
@@ -171,8 +175,12 @@ class NoResourcesError(AgentError, LookupError):
     """The store holds no resources that the rollout could use."""
 
 
+class CommandError(AgentError, RuntimeError):
+    """The program of a ``CommandAgent`` could not be started, or ended with an exit code other than 0."""
+
+
 class RolloutTimeoutError(AgentError, TimeoutError):
-    """The attempt ran longer than ``RolloutConfig.timeout_seconds``."""
+    """The attempt ran longer than ``RolloutConfig.timeout_seconds``, or than its agent allows."""
 
 
 class VetoRollout(LightningError):
@@ -189,6 +197,10 @@ class DatasetError(LightningError, ValueError):
 
 class ResourceError(LightningError, ValueError):
     """A resource is of an unknown kind, or a template cannot be rendered."""
+
+
+class CaptureError(LightningError, RuntimeError):
+    """The first rollouts of a run succeeded, and their traces lack what the algorithm needs."""
 
 
 class TraceError(LightningError, RuntimeError):

@@ -9,19 +9,18 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from lightning_core.errors import ConfigurationError, NoResourcesError
+from lightning_core.errors import NoResourcesError
 from lightning_core.types import (
     LLM,
-    AttemptedRollout,
     NamedResources,
     PromptTemplate,
-    ProxyLLM,
     Resource,
     RolloutRawResultV2,
     RolloutV2,
 )
 
 from .agent import LitAgent
+from .selection import attributed, choose
 
 __all__ = ["FunctionalLitAgent", "llm_rollout", "prompt_rollout", "rollout"]
 
@@ -146,40 +145,34 @@ class FunctionalLitAgent(LitAgent[Any], Generic[P, R]):
         if role == "resources":
             if not self._strip_proxy:
                 return resources
-            return {key: self._strip(resource, rollout) for key, resource in resources.items()}
-        return self._strip(self._find(role, name, resources), rollout)
+            return {key: attributed(resource, rollout, self._label) for key, resource in resources.items()}
+        resource = self._find(role, name, resources)
+        return attributed(resource, rollout, self._label) if self._strip_proxy else resource
+
+    def taken(self, resources: NamedResources) -> set[str]:
+        """Return the names of those resources that the function is given."""
+        if any(role == "resources" for _, role, _ in self._roles):
+            return set(resources)
+        given = [self._find(role, name, resources) for name, role, _ in self._roles if role in _KINDS]
+        return {name for name, resource in resources.items() if any(resource is one for one in given)}
 
     def _find(self, role: Role, name: str, resources: NamedResources) -> Resource:
         kind = _KINDS[role]
-        fitting = {key: resource for key, resource in resources.items() if isinstance(resource, kind)}
-        if not fitting:
+        chosen, fitting = choose(resources, kind, name, role)
+        if chosen is None:
             there = ", ".join(f"{key} ({type(value).__name__})" for key, value in resources.items())
             raise NoResourcesError(
                 f"{self._label} needs a resource of kind {kind.__name__} for its parameter {name!r}; "
                 f"the resources hold: {there or 'nothing'}. Give Trainer(initial_resources=...) or choose an "
                 "algorithm that provides it"
             )
-        for preferred in (name, role):
-            if preferred in fitting:
-                return fitting[preferred]
-        first = next(iter(fitting))
-        if len(fitting) > 1 and role not in self._warned:
+        if len(fitting) > 1 and chosen not in (name, role) and role not in self._warned:
             self._warned.add(role)
             _logger.warning(
                 "%s: %d resources fit the parameter %r (%s); taking the first, %r. Name one %r to choose",
-                *(self._label, len(fitting), name, ", ".join(fitting), first, name),
+                *(self._label, len(fitting), name, ", ".join(fitting), chosen, name),
             )
-        return fitting[first]
-
-    def _strip(self, resource: Resource, rollout: RolloutV2) -> Resource:
-        if not self._strip_proxy or not isinstance(resource, ProxyLLM):
-            return resource
-        if not isinstance(rollout, AttemptedRollout):
-            raise ConfigurationError(
-                f"{self._label} was given a ProxyLLM and rollout {rollout.rollout_id!r} without its attempt, "
-                "so the proxy could not tell whose calls it serves; pass an AttemptedRollout"
-            )
-        return resource.with_attempted_rollout(rollout)
+        return resources[chosen]
 
 
 def rollout(func: Callable[P, R]) -> FunctionalLitAgent[P, R]:

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_module(
         "UNSET": _BASE,
         "EnqueueRequest": _BASE,
         "LightningStore": _BASE,
+        "OtlpEndpoint": "lightning_core.store.otlp",
         "StoreCapabilities": _BASE,
         "StoreStatistics": _BASE,
         "InMemoryLightningStore": "lightning_core.store.memory",

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from lightning_core.errors import ConfigurationError
 from lightning_core.store.encoding import EncodedSpan, decode_span, encode_span
+from lightning_core.store.otlp import OtlpEndpoint
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -127,6 +128,11 @@ class LightningStore(ABC):
     def location(self) -> str:
         """Where the data are, as a specification that opens them again, or ``"memory"``."""
         return "memory"
+
+    @property
+    def otlp_endpoint(self) -> OtlpEndpoint | None:
+        """Where other programs report spans to this store over OTLP, or ``None`` if it is not served like that."""
+        return None
 
     # Putting work in
 

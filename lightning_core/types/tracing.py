@@ -43,6 +43,8 @@ class SpanNames(StrEnum):
     OBJECT = "lightning.object"
     EXCEPTION = "lightning.exception"
     ANNOTATION = "lightning.annotation"
+    COMMAND = "lightning.command"
+    """A run of a program that is the agent, with the end of what it wrote."""
     VIRTUAL = "lightning.virtual"
     """A span that stands for something no tracer saw, such as a root that a repaired trace lacks."""
 

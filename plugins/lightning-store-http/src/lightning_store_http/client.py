@@ -23,6 +23,7 @@ from lightning_core.store.base import (
     StoreStatistics,
 )
 from lightning_core.store.encoding import EncodedSpan, decode_span, encode, encode_span
+from lightning_core.store.otlp import OtlpEndpoint
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -110,6 +111,12 @@ class LightningStoreClient(LightningStore):
     def location(self) -> str:
         """The server's URL."""
         return self._peer.url
+
+    @property
+    def otlp_endpoint(self) -> OtlpEndpoint:
+        """The server, which takes spans over OTLP as well, with the token that it asks for."""
+        token = self._peer.token
+        return OtlpEndpoint(self._peer.url, {} if token is None else {"authorization": f"Bearer {token}"})
 
     @property
     def run_over(self) -> bool:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from lightning_core.store.base import LightningStore
 from lightning_core.store.encoding import EncodedSpan
+from lightning_core.store.otlp import OtlpEndpoint
 from lightning_core.types import Span
 
 from .forwarder import Forwarder
@@ -48,6 +49,10 @@ class _ForwardingStore(LightningStore):
     @property
     def location(self) -> str:
         return self._store.location
+
+    @property
+    def otlp_endpoint(self) -> OtlpEndpoint | None:
+        return self._store.otlp_endpoint
 
     async def add_span(self, span: Span) -> Span:
         stored = await self._store.add_span(span)
