@@ -7,6 +7,7 @@ from lightning_core._lazy import lazy_module
 if TYPE_CHECKING:
     from .base import BaseAlgorithm as BaseAlgorithm
     from .base import FastAlgorithm as FastAlgorithm
+    from .base import Need as Need
     from .baseline import Baseline as Baseline
     from .baseline import MockAlgorithm as MockAlgorithm
     from .functional import FunctionalAlgorithm as FunctionalAlgorithm
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_module(
         "FastAlgorithm": "lightning_core.algorithm.base",
         "FunctionalAlgorithm": "lightning_core.algorithm.functional",
         "MockAlgorithm": "lightning_core.algorithm.baseline",
+        "Need": "lightning_core.algorithm.base",
         "algo": "lightning_core.algorithm.functional",
     },
     plugins={"SearchAlgorithm": ("lightning_algorithm_search", "lightning-algorithm-search")},

@@ -8,7 +8,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -21,7 +21,13 @@ from lightning_core.types._model import copy_value
 if TYPE_CHECKING:
     from lightning_core.trainer import Trainer
 
-__all__ = ["BaseAlgorithm", "FastAlgorithm"]
+__all__ = ["NEEDS", "BaseAlgorithm", "FastAlgorithm", "Need"]
+
+Need = Literal["rewards", "llm_calls", "token_ids", "logprobs"]
+"""What an algorithm may need of a trace: a reward; a call of a language model; the ids of the tokens of prompt and
+response as the engine gave them; the log-probabilities of the sampled tokens."""
+NEEDS: Final[tuple[Need, ...]] = get_args(Need)
+"""All needs."""
 
 
 class BaseAlgorithm(ABC):
@@ -30,6 +36,13 @@ class BaseAlgorithm(ABC):
     The trainer hands over its parts before :meth:`run`. What is to be reported goes through :meth:`log_metrics` and
     :attr:`best_resources`, and is found again in the ``TrainingResult``.
     """
+
+    needs: frozenset[Need] = frozenset()
+    """What the algorithm cannot learn without. ``Trainer.fit`` looks at the first training rollouts that succeed, and
+    ends the run with a ``CaptureError`` if none of them holds it."""
+
+    needs_within: int = 3
+    """How many rollouts it looks at before it gives up; more for what an agent may give only now and then."""
 
     best_resources: NamedResources | None = None
     """The best resources found so far."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from lightning_core.algorithm.base import BaseAlgorithm
+from lightning_core.algorithm.base import BaseAlgorithm, Need
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import Dataset, NamedResources, Resource
 
@@ -31,8 +31,9 @@ _GIVEN = (
 class FunctionalAlgorithm(BaseAlgorithm, Generic[P, R]):
     """An algorithm made of a function, which stays callable as it was; see :func:`algo`."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], needs: Need | Iterable[Need] = ()) -> None:
         functools.update_wrapper(self, function)
+        self.needs: frozenset[Need] = frozenset([needs] if isinstance(needs, str) else needs)
         self._function = function
         self._wanted: list[str] = []
         for name, parameter in inspect.signature(function).parameters.items():
@@ -88,7 +89,13 @@ class FunctionalAlgorithm(BaseAlgorithm, Generic[P, R]):
         self.best_resources = cast("NamedResources", result)
 
 
-def algo(function: Callable[P, R]) -> FunctionalAlgorithm[P, R]:
+@overload
+def algo(function: Callable[P, R]) -> FunctionalAlgorithm[P, R]: ...
+@overload
+def algo(
+    function: None = None, *, needs: Need | Iterable[Need] = ()
+) -> Callable[[Callable[P, R]], FunctionalAlgorithm[P, R]]: ...
+def algo(function: Callable[..., Any] | None = None, *, needs: Need | Iterable[Need] = ()) -> Any:
     """Make an algorithm from a function, sync or async.
 
     The function takes, by name, any of ``store``, ``train_dataset``, ``val_dataset``, ``adapter``, ``llm_proxy``,
@@ -111,7 +118,13 @@ def algo(function: Callable[P, R]) -> FunctionalAlgorithm[P, R]:
                 ...
                 await algorithm.checkpoint({"epoch": epoch + 1})
 
+    Args:
+        function: The function. Without it, a decorator is returned: ``@algo(needs={"rewards"})``.
+        needs: What it cannot learn without; see :attr:`BaseAlgorithm.needs`.
+
     Raises:
         ConfigurationError: If the function asks for something that nobody gives.
     """
-    return FunctionalAlgorithm(function)
+    if function is None:
+        return functools.partial(FunctionalAlgorithm, needs=needs)
+    return FunctionalAlgorithm(function, needs)

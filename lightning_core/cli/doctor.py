@@ -14,6 +14,7 @@ import click
 import importlib_metadata
 
 import lightning_core
+from lightning_core.cli.doctor_run import run
 from lightning_core.errors import PluginError
 from lightning_core.plugin.catalog import DEFAULTS, FIRST_PARTY
 from lightning_core.plugin.component import Kind
@@ -50,10 +51,18 @@ class Finding:
     fix: str = ""
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Check this installation. Exits with 1 when something is wrong; every problem comes with its fix."""
+    if ctx.invoked_subcommand is None:
+        _check_installation(ctx)
+
+
+doctor.add_command(run)
+
+
+def _check_installation(ctx: click.Context) -> None:
     sections: dict[str, Iterable[Finding]] = {
         "Python": _python(),
         "lightning-core": [*_installation(), *find_strangers()],

@@ -61,6 +61,10 @@ class BaseTracer(ParallelWorkerBase, ABC):
         one that this tracer opened last anywhere, so that what ``asyncio.run`` or a thread traced can be read.
         """
 
+    def idle_settings(self) -> list[str]:
+        """Say which settings have had no effect so far, one sentence each. ``Trainer.check`` asks at the rollout's end."""
+        return []
+
     def trace_run(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function inside a trace that is named after it, and return its result."""
         with self.trace_context(name=getattr(func, "__name__", None)):

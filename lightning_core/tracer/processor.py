@@ -118,6 +118,11 @@ class LightningSpanProcessor(SpanProcessor):
         """The spans that have ended so far, in that order."""
         return list(self._spans)
 
+    @property
+    def unended(self) -> int:
+        """How many spans have started and not ended."""
+        return len(self._open)
+
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """Nothing is recorded when a span starts."""
 

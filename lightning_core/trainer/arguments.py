@@ -6,16 +6,20 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_core import plugin
 from lightning_core.errors import ConfigurationError, DatasetError
 from lightning_core.litagent.agent import LitAgent
 from lightning_core.types import Hook, NamedResources, Resource
 
+if TYPE_CHECKING:
+    from lightning_core.algorithm.base import BaseAlgorithm
+
 __all__ = [
     "check_agent",
     "check_dataset",
+    "check_needs",
     "check_resources",
     "deprecated",
     "describe",
@@ -106,3 +110,19 @@ def check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
         )
     if len(dataset) == 0:
         raise DatasetError(f"the {which} dataset is empty, so there is nothing to run")
+
+
+def check_needs(algorithm: BaseAlgorithm) -> None:
+    """Refuse needs of an algorithm that nobody would look for."""
+    from lightning_core.algorithm.base import NEEDS
+
+    name = type(algorithm).__name__
+    for need in sorted(algorithm.needs):
+        if need not in NEEDS:
+            near = difflib.get_close_matches(need, NEEDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigurationError(
+                f"{name}.needs holds {need!r}; {hint}An algorithm may need {', '.join(NEEDS)}"
+            )
+    if algorithm.needs_within < 1:
+        raise ConfigurationError(f"{name}.needs_within must be at least 1, not {algorithm.needs_within}")

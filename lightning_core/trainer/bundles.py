@@ -22,17 +22,29 @@ if TYPE_CHECKING:
     from lightning_core.trainer.trainer import Trainer
     from lightning_core.types import Dataset, Hook
 
-__all__ = ["AlgorithmBundle", "RunnerBundle", "RunnerSpecs"]
+__all__ = ["AlgorithmBundle", "RunnerBundle", "RunnerSpecs", "serve_worker"]
 
 
 class AlgorithmBundle:
-    """Runs the algorithm; a sync one in a thread of its own, so that waiting for it blocks no event loop."""
+    """Runs the algorithm; a sync one in a thread of its own, so that waiting for it blocks no event loop.
+
+    Args:
+        algorithm: The algorithm.
+        train: The training set.
+        val: The validation set.
+        tracer: What the tracer is called.
+    """
 
     def __init__(
-        self, algorithm: BaseAlgorithm, train: Dataset[Any] | None, val: Dataset[Any] | None
+        self,
+        algorithm: BaseAlgorithm,
+        train: Dataset[Any] | None,
+        val: Dataset[Any] | None,
+        tracer: str | None = None,
     ) -> None:
         self._algorithm = algorithm
         self._datasets = (train, val)
+        self._tracer = tracer
         self._over: Callable[[LightningStore], LightningStore] | None = None
         self.completed = False
         """Whether the algorithm came to its own end."""
@@ -70,8 +82,27 @@ class AlgorithmBundle:
         self._algorithm.adopt(outcome["best_resources"], outcome["metrics"])
 
     async def __call__(self, store: LightningStore, event: ExecutionEvent) -> None:
-        """Run the algorithm to its end."""
-        self._algorithm.set_store(store if self._over is None else self._over(store))
+        """Run the algorithm to its end.
+
+        Raises:
+            CaptureError: If the first rollouts lack what it needs.
+        """
+        scope = store if self._over is None else self._over(store)
+        self._algorithm.set_store(scope)
+        proxy = self._algorithm.get_llm_proxy()
+        if hasattr(proxy, "set_store"):
+            # Made without one: the store of the run is known here only, where the algorithm will start it.
+            proxy.set_store(scope)
+        if self._algorithm.needs and isinstance(scope, RunStore):
+            from lightning_core.trainer.check_first import FirstLook
+
+            async with FirstLook(self._algorithm, scope, self._tracer).beside():
+                await self._run()
+        else:
+            await self._run()
+        self.completed = True
+
+    async def _run(self) -> None:
         if self._algorithm.is_async():
             running = self._algorithm.run(*self._datasets)
         else:
@@ -81,7 +112,6 @@ class AlgorithmBundle:
             threads.close()
         if inspect.isawaitable(running):
             await running
-        self.completed = True
 
 
 @dataclass(frozen=True)
@@ -133,7 +163,9 @@ class RunnerBundle:
         trainer = self._trainer
         if trainer is not None:
             runner = trainer.runner if trainer.n_runners == 1 else trainer.make_runner()
-            await self._run(runner, trainer.hooks, store, worker_id, event)
+            await serve_worker(
+                runner, self._agent, trainer.hooks, store, worker_id, event, run_id=self._run_id
+            )
             return
         runner = self._specs.make_runner(plugin.resolve("tracer", self._specs.tracer))
         hooks = resolve_hooks(self._specs.hooks)
@@ -141,29 +173,33 @@ class RunnerBundle:
         for hook in hooks:
             hook.init()
         try:
-            await self._run(runner, hooks, store, worker_id, event)
+            await serve_worker(runner, self._agent, hooks, store, worker_id, event, run_id=self._run_id)
         finally:
             for hook in hooks:
                 hook.teardown()
 
-    async def _run(
-        self,
-        runner: BaseRunner[Any],
-        hooks: list[Hook],
-        store: LightningStore,
-        worker_id: int,
-        event: ExecutionEvent,
-    ) -> None:
-        runner.init(self._agent, hooks=hooks)
+
+async def serve_worker(
+    runner: BaseRunner[Any],
+    agent: LitAgent[Any],
+    hooks: list[Hook],
+    store: LightningStore,
+    worker_id: int,
+    event: ExecutionEvent,
+    *,
+    run_id: str | None = None,
+) -> None:
+    """Set a runner up as this worker, run rollouts until the event is set, and tear it down."""
+    runner.init(agent, hooks=hooks)
+    try:
+        runner.init_worker(worker_id, store, run_id=run_id)
         try:
-            runner.init_worker(worker_id, store, run_id=self._run_id)
-            try:
-                for hook in hooks:
-                    hook.init_worker(worker_id)
-                await runner.iter(event=event)
-            finally:
-                for hook in hooks:
-                    hook.teardown_worker(worker_id)
-                runner.teardown_worker(worker_id)
+            for hook in hooks:
+                hook.init_worker(worker_id)
+            await runner.iter(event=event)
         finally:
-            runner.teardown()
+            for hook in hooks:
+                hook.teardown_worker(worker_id)
+            runner.teardown_worker(worker_id)
+    finally:
+        runner.teardown()

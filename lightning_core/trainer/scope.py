@@ -69,6 +69,8 @@ class RunStore(LightningStore):
         """The resources that are this run's latest; other runs may have theirs in the same store."""
         self.lost: str | None = None
         """Why this process may not go on with the run, once that is so."""
+        self.on_new: Callable[[Sequence[RolloutV2]], None] | None = None
+        """Is told of every rollout that is put in or found again, if somebody wants to know."""
         self._saved: dict[str, Any] = {"step": 0, **saved}
         self._saving = threading.Lock()
         self._keys = RunKeys(run_id, self._saved["step"])
@@ -150,6 +152,16 @@ class RunStore(LightningStore):
         put: Callable[[Sequence[str | None], Sequence[int]], Awaitable[list[R]]],
     ) -> list[R]:
         """Put rollouts in; those that are there already, and were ended by a crash, once more under the next key."""
+        rollouts = await self._put(keys, put)
+        if self.on_new is not None:
+            self.on_new(rollouts)
+        return rollouts
+
+    async def _put(
+        self,
+        keys: list[str | None],
+        put: Callable[[Sequence[str | None], Sequence[int]], Awaitable[list[R]]],
+    ) -> list[R]:
         actual = [key and self._settled.get(key, key) for key in keys]
         rollouts = await put(actual, range(len(keys)))
         if not self._resumed:

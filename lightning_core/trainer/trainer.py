@@ -15,6 +15,7 @@ from lightning_core.litagent.agent import LitAgent
 from lightning_core.trainer.arguments import (
     check_agent,
     check_dataset,
+    check_needs,
     check_resources,
     deprecated,
     describe,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_core.runner.base import BaseRunner
     from lightning_core.store.base import LightningStore
     from lightning_core.tracer.base import BaseTracer
+    from lightning_core.trainer.check import CheckReport
 
 __all__ = ["Trainer"]
 
@@ -134,8 +136,9 @@ class Trainer(ParallelWorkerBase):
         self.engine: BaseEngine | None = plugin.resolve("engine", engine)
         self.store: LightningStore = self.strategy.remote_store() or plugin.resolve("store", store)
         self.llm_proxy: Any = plugin.resolve("llm_proxy", llm_proxy)
+        self.tracer_name = describe(tracer, self.tracer) or type(self.tracer).__name__
         self._settings = {
-            "tracer": describe(tracer, self.tracer),
+            "tracer": self.tracer_name,
             "store": self.store.location,
             "runner": describe(runner, self.runner),
             "strategy": describe(strategy, self.strategy),
@@ -180,6 +183,8 @@ class Trainer(ParallelWorkerBase):
         Raises:
             DatasetError: If a dataset is empty, or has no length or item access.
             ConfigurationError: If there is no algorithm, or a store that forgets is asked to resume.
+            CaptureError: If the first rollouts succeed and their traces lack what the algorithm needs; see
+                :meth:`check`.
             ResumeError: If the run cannot be resumed: there is none, it has succeeded, another algorithm has begun
                 it, or another process is at work on it.
             ImportError: If data are a server's URL or a client, and ``lightning-legacy`` is not installed.
@@ -250,6 +255,30 @@ class Trainer(ParallelWorkerBase):
             )
         return self._fit(agent, algorithm, train_dataset, val_dataset, resume)
 
+    def check(
+        self, agent: LitAgent[T_co], task: T_co, *, timeout_seconds: float | None = None
+    ) -> CheckReport:
+        """Run one rollout, and report what training on it would miss: calls, token ids, the reward, spans, settings.
+
+        It runs in this process with the trainer's tracer, runner, hooks, adapter, engine and resources. The trainer's
+        store gets nothing. What the trainer's algorithm needs and the rollout lacks is a problem; without an algorithm,
+        a missing reward is one.
+
+        Args:
+            agent: The agent.
+            task: What it is to do, such as an item of the training set.
+            timeout_seconds: How long it may take, in seconds; ``None`` for no limit.
+
+        Returns:
+            The report. It tells of an agent that fails as well; ``print`` shows all of it.
+
+        Raises:
+            ConfigurationError: If ``agent`` is no agent.
+        """
+        from lightning_core.trainer.check import run_check
+
+        return run_check(self, agent, task, timeout_seconds=timeout_seconds)
+
     def client(self) -> Any:
         """Return the v0.1 client.
 
@@ -291,10 +320,10 @@ class Trainer(ParallelWorkerBase):
         check_agent(agent)
         check_dataset("train", train_dataset)
         check_dataset("val", val_dataset)
+        check_needs(algorithm)
+        bundle = AlgorithmBundle(algorithm, train_dataset, val_dataset, self.tracer_name)
         with self.strategy.prepared():
-            return self._execute(
-                agent, algorithm, AlgorithmBundle(algorithm, train_dataset, val_dataset), resume
-            )
+            return self._execute(agent, algorithm, bundle, resume)
 
     def _execute(
         self,
@@ -320,7 +349,7 @@ class Trainer(ParallelWorkerBase):
         try:
             for hook in self.hooks:
                 hook.init()
-            resources = self._start_engine()
+            resources = self.start_engine()
             algorithm.set_initial_resources(resources)
             bridge.run_sync(session.begin(algorithm, resources))
             with rare_collections():
@@ -347,7 +376,7 @@ class Trainer(ParallelWorkerBase):
             finally:
                 if self.engine is not None:
                     self.engine.stop()
-                self._tear_down_hooks()
+                self.tear_down_hooks()
         assert result is not None
         if interrupted:
             hint = f"; to go on from there: resume={result.run_id!r}" if session.resumable else ""
@@ -379,14 +408,16 @@ class Trainer(ParallelWorkerBase):
             return known
         return TrainingResult.model_validate({**run.result, "store": known.store})
 
-    def _tear_down_hooks(self) -> None:
+    def tear_down_hooks(self) -> None:
+        """End the life of the hooks in this process."""
         for hook in self.hooks:
             try:
                 hook.teardown()
             except Exception:
                 logger.exception("hook %s failed in teardown", type(hook).__name__)
 
-    def _start_engine(self) -> NamedResources | None:
+    def start_engine(self) -> NamedResources | None:
+        """Start the engine, if there is one, and return the resources that a run starts from."""
         if self.engine is None:
             return self.initial_resources
         served = {"main_llm": self.engine.start()}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lightning_core import BaseAlgorithm
+from lightning_core.algorithm import Need
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import Dataset, PromptTemplate, RolloutConfig
 
@@ -43,6 +44,10 @@ class SearchAlgorithm(BaseAlgorithm):
 
     The parameters are those of ``SearchConfig``.
     """
+
+    needs: frozenset[Need] = frozenset({"rewards"})
+    # An agent may leave the reward out where it fails; of so many in a row, hardly one that can do anything.
+    needs_within = _ROLLOUTS_PER_CANDIDATE
 
     def __init__(
         self,
