@@ -158,7 +158,7 @@ def _package_folder() -> Path:
 def _defaults() -> Iterator[Finding]:
     manager = plugin_manager()
     for kind, names in DEFAULTS.items():
-        if kind == "engine":
+        if kind in ("engine", "credit"):
             continue
         label = "hooks" if kind == "hook" else kind
         chosen = default_name(kind)

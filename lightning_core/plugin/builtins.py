@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from lightning_core.plugin.component import Component
 from lightning_core.plugin.markers import hookimpl
 
-__all__ = ["AgentRunnerConfig", "BaselineConfig", "EndpointConfig", "SharedMemoryConfig"]
+__all__ = [
+    "AgentRunnerConfig",
+    "BaselineConfig",
+    "DiscountedConfig",
+    "EndpointConfig",
+    "GroupRelativeConfig",
+    "SharedMemoryConfig",
+    "TrajectoryConfig",
+]
 
 
 class SharedMemoryConfig(BaseModel):
@@ -76,6 +84,36 @@ class AgentRunnerConfig(BaseModel):
     )
 
 
+class TrajectoryConfig(BaseModel):
+    """Settings of the ``trajectory`` adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    triplets: Any = Field(
+        "triplet",
+        description="The adapter that reads the turns: any specification of one that gives triplets.",
+    )
+
+
+class DiscountedConfig(BaseModel):
+    """Settings of the ``discounted`` credit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gamma: float = Field(
+        1.0, ge=0, le=1, description="What a reward is multiplied by for each call between it and the call."
+    )
+
+
+class GroupRelativeConfig(BaseModel):
+    """Settings of the ``group-relative`` credit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: bool = Field(True, description="Divide by the standard deviation of the group.")
+    epsilon: float = Field(1e-6, ge=0, description="Is added to that deviation.")
+
+
 def _build(module: str, name: str, /, **arguments: Any) -> Any:
     # By string, since the layers below must not depend on the parts that are built on them.
     return getattr(import_module(f"lightning_core.{module}"), name)(**arguments)
@@ -109,6 +147,21 @@ def make_baseline_algorithm(**settings: Any) -> Any:
 def make_endpoint_engine(**settings: Any) -> Any:
     """Make the engine that stands for an endpoint which somebody else serves."""
     return _build("engine.endpoint", "EndpointEngine", **settings)
+
+
+def make_trajectory_adapter(triplets: Any) -> Any:
+    """Make the adapter that merges the turns which another adapter reads."""
+    from lightning_core.plugin.resolution import resolve_argument
+
+    source = resolve_argument("adapter.triplets", "adapter", triplets)
+    return _build("adapter.trajectory", "TrajectoryAdapter", triplets=source)
+
+
+def _credit(name: str) -> Callable[..., Any]:
+    def make_credit(**settings: Any) -> Any:
+        return _build("adapter.credit", name, **settings)
+
+    return make_credit
 
 
 @hookimpl
@@ -163,6 +216,59 @@ def lightning_runners() -> Iterable[Component[Any]]:
             summary="Runs a LitAgent on the rollouts of the store, several at once.",
             api_version=1,
         )
+    ]
+
+
+@hookimpl
+def lightning_adapters() -> Iterable[Component[Any]]:
+    """The adapters of the core."""
+    return [
+        Component(
+            "trajectory",
+            make_trajectory_adapter,
+            TrajectoryConfig,
+            summary="Merges the turns of an attempt into token sequences with a loss mask.",
+            api_version=1,
+        )
+    ]
+
+
+@hookimpl
+def lightning_credits() -> Iterable[Component[Any]]:
+    """The credit policies of the core."""
+    return [
+        Component(
+            "first_occurrence",
+            _credit("FirstOccurrenceCredit"),
+            summary="A reward belongs to the last call before it.",
+            api_version=1,
+        ),
+        Component(
+            "first_sibling",
+            _credit("FirstSiblingCredit"),
+            summary="A reward belongs to the last call before it among its siblings and below them.",
+            api_version=1,
+        ),
+        Component(
+            "final",
+            _credit("FinalCredit"),
+            summary="Every call gets the last reward of the attempt.",
+            api_version=1,
+        ),
+        Component(
+            "discounted",
+            _credit("DiscountedCredit"),
+            DiscountedConfig,
+            summary="A call gets the discounted sum of all rewards after it.",
+            api_version=1,
+        ),
+        Component(
+            "group-relative",
+            _credit("GroupRelativeCredit"),
+            GroupRelativeConfig,
+            summary="Every call gets the final reward, relative to other rollouts of the task.",
+            api_version=1,
+        ),
     ]
 
 

@@ -16,7 +16,9 @@ T_co = TypeVar("T_co", covariant=True)
 API_VERSION = 1
 """Version of the plugin interface. Plugin authors write the literal that they were written for."""
 
-Kind = Literal["tracer", "store", "runner", "adapter", "algorithm", "strategy", "llm_proxy", "engine", "hook"]
+Kind = Literal[
+    "tracer", "store", "runner", "adapter", "credit", "algorithm", "strategy", "llm_proxy", "engine", "hook"
+]
 """What a component is for."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """All kinds of components."""

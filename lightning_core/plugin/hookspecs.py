@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from lightning_core.adapter.base import TraceAdapter
+    from lightning_core.adapter.credit.base import CreditPolicy
     from lightning_core.algorithm.base import BaseAlgorithm
     from lightning_core.engine.base import BaseEngine
     from lightning_core.execution.base import ExecutionStrategy
@@ -113,6 +114,25 @@ class LightningSpecs:
                 @hookimpl
                 def lightning_adapters():
                     return [Component("pairs", make_adapter, PairsConfig, api_version=1)]
+        """
+        raise NotImplementedError
+
+    @hookspec
+    def lightning_credits(self) -> Iterable[Component[CreditPolicy]]:
+        """Provide credit policies, which say how rewards become the reward of each LLM call.
+
+        Called when a credit of the package is selected: ``resolve("credit", "shared")``, or
+        ``Trainer(adapter={"type": "triplet", "reward_match": "shared"})``.
+
+        Returns:
+            The package's policies. A factory returns a ``CreditPolicy``.
+
+        Example:
+            ::
+
+                @hookimpl
+                def lightning_credits():
+                    return [Component("shared", make_credit, SharedConfig, api_version=1)]
         """
         raise NotImplementedError
 

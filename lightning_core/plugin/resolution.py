@@ -21,6 +21,7 @@ from lightning_core.plugin.settings import bind_settings, keywords_of, validate_
 
 if TYPE_CHECKING:
     from lightning_core.adapter.base import TraceAdapter
+    from lightning_core.adapter.credit.base import CreditPolicy
     from lightning_core.algorithm.base import BaseAlgorithm
     from lightning_core.engine.base import BaseEngine
     from lightning_core.execution.base import ExecutionStrategy
@@ -45,6 +46,8 @@ def resolve(kind: Literal["runner"], spec: Any, /, **defaults: Any) -> BaseRunne
 @overload
 def resolve(kind: Literal["adapter"], spec: Any, /, **defaults: Any) -> TraceAdapter[Any] | None: ...
 @overload
+def resolve(kind: Literal["credit"], spec: Any, /, **defaults: Any) -> CreditPolicy: ...
+@overload
 def resolve(kind: Literal["algorithm"], spec: Any, /, **defaults: Any) -> BaseAlgorithm | None: ...
 @overload
 def resolve(kind: Literal["strategy"], spec: Any, /, **defaults: Any) -> ExecutionStrategy: ...
@@ -62,7 +65,7 @@ def resolve(kind: Kind, spec: Any, /, **defaults: Any) -> Any:
         spec: One of
 
             * an instance, which is returned as it is;
-            * a class or a factory, which is called;
+            * a class or a factory, which is called; a credit may also be a function that takes a trace;
             * the name of an installed component: ``"otel"``;
             * a URL whose scheme is such a name: ``"sqlite:///runs.db"``;
             * an import path: ``"package.module:Class"`` or ``"package.module.Class"``;
@@ -230,6 +233,12 @@ class _Resolution:
                 f"{self.wanted()}, a class or a factory of one, an installed name, a URL, an import path, "
                 "or a dict with 'type' and settings"
             )
+        else:
+            # Some kinds are what a function can be.
+            from_function = getattr(self.base(), "from_function", None)
+            made = None if from_function is None else from_function(value, settings)
+            if made is not None:
+                return made
         taken = keywords_of(value)
         injected = {
             name: given for name, given in self.defaults.items() if name in taken and name not in settings

@@ -10,6 +10,7 @@ from lightning_core._lazy import lazy_module
 
 if TYPE_CHECKING:
     from .adapter import AdapterConformance as AdapterConformance
+    from .credit import CreditConformance as CreditConformance
     from .hook import HookConformance as HookConformance
     from .plugin import PluginPackageConformance as PluginPackageConformance
     from .runner import RunnerConformance as RunnerConformance
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SUITES = {
     "AdapterConformance": "lightning_core.testing.adapter",
+    "CreditConformance": "lightning_core.testing.credit",
     "HookConformance": "lightning_core.testing.hook",
     "PluginPackageConformance": "lightning_core.testing.plugin",
     "RunnerConformance": "lightning_core.testing.runner",
