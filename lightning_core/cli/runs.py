@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from lightning_core.cli.explain import explain_run
 from lightning_core.cli.export import WHAT, JsonLines, What, export_records, open_parquet
 from lightning_core.cli.moments import format_moment
 from lightning_core.cli.stores import open_store, store_option
@@ -28,7 +29,10 @@ _MOST_FAILURES = 1000
 
 @click.group()
 def runs() -> None:
-    """List, show and export stored runs."""
+    """List, show, explain and export stored runs."""
+
+
+runs.add_command(explain_run)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
