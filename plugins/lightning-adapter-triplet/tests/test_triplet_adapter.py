@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from lightning_adapter_triplet import RewardMatchPolicy, TraceTripletAdapter
 
+from lightning_core import resolve
 from lightning_core.emitter import emit_reward
+from lightning_core.errors import PluginSettingsError
 from lightning_core.testing.adapter import make_trace
 from lightning_core.tracer.dummy import DummyTracer
 from lightning_core.types import Span, TraceStatus, Triplet
@@ -468,3 +470,32 @@ def _is_below(index: int | None, other: int | None, parents: list[int | None]) -
 def test_a_pattern_that_matches_every_span_loses_no_reward() -> None:
     spans = make_trace([call(), reward(1), ROOT], parents=[2, 2, None])
     assert rewards_of(TraceTripletAdapter(llm_call_match=".").adapt(spans)) == [1.0]
+
+
+# Other credits than the two usual ones
+
+
+def test_any_credit_may_be_chosen() -> None:
+    spans = make_trace([call("1"), reward(0.25), call("2"), reward(1.0)])
+    assert rewards_of(TraceTripletAdapter(reward_match="final").adapt(spans)) == [1.0, 1.0]
+    discounted = {"type": "discounted", "gamma": 0.5}
+    assert rewards_of(TraceTripletAdapter(reward_match=discounted).adapt(spans)) == [0.75, 1.0]
+    told = TraceTripletAdapter(reward_match="final").explain(spans)
+    assert [one.reward_span_id for one in told.calls] == [spans[3].span_id] * 2
+    assert "only the last reward counts" in told.rewards[0].reason
+
+
+def test_a_function_may_be_the_credit_even_without_a_reward() -> None:
+    adapter = TraceTripletAdapter(reward_match=lambda trace: [0.5] * len(trace.calls))
+    (triplet,) = adapter.adapt(make_trace([call()]))
+    assert (triplet.reward, triplet.metadata["reward_span_id"]) == (0.5, None)
+    assert "a triplet with reward 0.5 (" in str(adapter.explain(make_trace([call()])))
+
+
+def test_a_credit_that_compares_rollouts_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="reward_match: the credit 'group-relative' compares the rollouts of one task"
+    ):
+        TraceTripletAdapter(reward_match="group-relative")
+    with pytest.raises(PluginSettingsError, match=r"adapter\.reward_match: .*assign_group"):
+        resolve("adapter", {"type": "triplet", "reward_match": "group-relative"})

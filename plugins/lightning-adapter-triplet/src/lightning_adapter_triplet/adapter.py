@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_core.adapter.base import TraceAdapter
+from lightning_core.adapter.credit import CreditPolicy
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import LLMCall, LLMChoice, SpanLike, Triplet
 
 from .calls import CallFinder, TraceCalls
 from .duplicates import RecordedCall
 from .explanation import CallExplanation, RewardExplanation, TripletExplanation
-from .policy import RewardMatchPolicy
-from .rewards import FoundReward, match_rewards
+from .policy import RewardMatchPolicy, as_given
+from .rewards import GivenReward, credit_of, match_rewards
 from .tree import TraceNode, TraceTree
 
 __all__ = ["TraceTripletAdapter"]
@@ -44,7 +45,8 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
             the spans' attributes tell.
         exclude_llm_call_in_reward: Leave out the calls that a reward function made, such as those to a judge.
         repair_hierarchy: See :meth:`TraceTree.from_spans`.
-        reward_match: How rewards are matched with calls; see :class:`RewardMatchPolicy`.
+        reward_match: How rewards are matched with calls: a :class:`RewardMatchPolicy`, or any other credit, by name,
+            with settings, or as a function.
 
     Raises:
         ConfigurationError: If a setting is wrong. This is a ``ValueError``.
@@ -56,17 +58,17 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
         llm_call_match: str | None = None,
         exclude_llm_call_in_reward: bool = True,
         repair_hierarchy: bool = True,
-        reward_match: RewardMatchPolicy | str = RewardMatchPolicy.FIRST_OCCURRENCE,
+        reward_match: Any = RewardMatchPolicy.FIRST_OCCURRENCE,
     ) -> None:
         self.agent_match = agent_match
         self.llm_call_match = llm_call_match
         self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
         self.repair_hierarchy = repair_hierarchy
+        self.reward_match = as_given(reward_match)
         try:
-            self.reward_match = RewardMatchPolicy(reward_match)
-        except ValueError:
-            known = ", ".join(policy.value for policy in RewardMatchPolicy)
-            raise ConfigurationError(f"reward_match: {reward_match!r} is none of {known}") from None
+            self.credit = credit_of(reward_match)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"reward_match: {error}") from None
         self._finder = self._make_finder()
 
     def adapt(self, source: Sequence[SpanLike], /) -> list[Triplet]:
@@ -94,8 +96,8 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
 
     def _analyse(self, source: Sequence[SpanLike]) -> _Analysis:
         trace = self._finder.find(source)
-        matches = match_rewards(trace.tree, trace.calls, trace.rewards, self.reward_match)
-        return _Analysis(trace, self.reward_match, matches)
+        matches = match_rewards(trace.tree, trace.calls, trace.rewards, self.credit)
+        return _Analysis(trace, self.credit, matches)
 
 
 @dataclass
@@ -103,8 +105,8 @@ class _Analysis:
     """All that is known of a trace."""
 
     trace: TraceCalls
-    policy: RewardMatchPolicy
-    matches: dict[RecordedCall, FoundReward]
+    credit: CreditPolicy
+    matches: dict[RecordedCall, GivenReward]
 
     def warning(self) -> str | None:
         if not self.trace.calls:
@@ -116,7 +118,7 @@ class _Analysis:
         rewards, calls = self.trace.rewards, self.trace.calls
         if not rewards:
             return None
-        by_policy = f"(reward_match {self.policy.value!r})"
+        by_policy = f"(reward_match {self.credit.name!r})"
         if not self.matches:
             first = rewards[0]
             return (
@@ -144,7 +146,7 @@ class _Analysis:
                 node.span_id,
                 trace.agents[node],
                 reward=reward.value if reward is not None else None,
-                reward_span_id=reward.node.span_id if reward is not None else None,
+                reward_span_id=reward.span_id if reward is not None else None,
                 rule=reward.reason if reward is not None else None,
                 same_call=tuple(other.label for other in call.nodes if other is not node),
                 token_ids="; ".join(
@@ -183,7 +185,7 @@ def _evidence(call: LLMCall) -> dict[str, str]:
     }
 
 
-def _triplet(recorded: RecordedCall, agent: str | None, reward: FoundReward | None) -> Triplet:
+def _triplet(recorded: RecordedCall, agent: str | None, reward: GivenReward | None) -> Triplet:
     node, call = recorded.node, recorded.call
     response = call.response
     assert response is not None, "calls without an answer were left out"
@@ -195,7 +197,7 @@ def _triplet(recorded: RecordedCall, agent: str | None, reward: FoundReward | No
         "span_id": node.span_id,
         "span_name": node.name,
         "sequence_id": node.sequence_id,
-        "reward_span_id": reward.node.span_id if reward is not None else None,
+        "reward_span_id": reward.span_id if reward is not None else None,
         "token_ids": _evidence(call),
     }
     return Triplet(

@@ -44,7 +44,8 @@ class CallExplanation:
         if self.reward is None:
             text += ": a triplet without a reward"
         else:
-            text += f": a triplet with reward {self.reward:g} of [{self.reward_span_id}] ({self.rule})"
+            source = f" of [{self.reward_span_id}]" if self.reward_span_id is not None else ""
+            text += f": a triplet with reward {self.reward:g}{source} ({self.rule})"
         if self.same_call:
             text += f"; the same call as {', '.join(self.same_call)}"
         return f"{text}; {self.token_ids}"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lightning_core import Component, hookimpl
+from lightning_core.errors import LightningError
 
-from .policy import RewardMatchPolicy
+from .policy import RewardMatchPolicy, as_given
 
 if TYPE_CHECKING:
     from lightning_core import TraceAdapter
@@ -20,11 +21,23 @@ class _Matching(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reward_match: RewardMatchPolicy = Field(
+    reward_match: Any = Field(
         default=RewardMatchPolicy.FIRST_OCCURRENCE,
-        description="first_occurrence: a reward belongs to the last call before it. "
-        "first_sibling: to the last call before it among its siblings and below them.",
+        description="The credit: which call a reward belongs to. first_occurrence: to the last call before it. "
+        "first_sibling: to the last call before it among its siblings and below them. final: to every call, if it is "
+        "the last one. Or any other, with its settings, or a function.",
     )
+
+    @field_validator("reward_match")
+    @classmethod
+    def _known_credit(cls, spec: Any) -> Any:
+        from .rewards import credit_of
+
+        try:
+            credit_of(spec)
+        except LightningError as error:
+            raise ValueError(str(error)) from None
+        return as_given(spec)
 
     @field_validator("agent_match", "llm_call_match", check_fields=False)
     @classmethod

@@ -32,7 +32,7 @@ class LlmProxyTripletAdapter(TraceTripletAdapter):
     Args:
         llm_call_match: Regular expression; of the gateway's calls only those whose span has a name that it matches
             somewhere are taken.
-        reward_match: How rewards are matched with calls; see :class:`RewardMatchPolicy`.
+        reward_match: How rewards are matched with calls; see :class:`TraceTripletAdapter`.
         require_token_ids: Leave out the calls of which the engine gave no token ids, with a warning. Otherwise their
             triplets hold ``None`` for them. Either way :meth:`explain` names them.
 
@@ -43,7 +43,7 @@ class LlmProxyTripletAdapter(TraceTripletAdapter):
     def __init__(
         self,
         llm_call_match: str | None = None,
-        reward_match: RewardMatchPolicy | str = RewardMatchPolicy.FIRST_OCCURRENCE,
+        reward_match: Any = RewardMatchPolicy.FIRST_OCCURRENCE,
         require_token_ids: bool = True,
     ) -> None:
         self.require_token_ids = require_token_ids

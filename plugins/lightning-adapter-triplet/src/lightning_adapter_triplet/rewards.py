@@ -1,18 +1,21 @@
-"""Which reward belongs to which LLM call, by a reward-match policy."""
+"""The rewards of a trace, and which call each credit gives them to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lightning_core.adapter.credit import CreditCall, CreditPolicy, CreditReward, CreditTrace
 from lightning_core.emitter import get_reward_value, is_reward_span
+from lightning_core.errors import ConfigurationError, UnknownPluginError
+from lightning_core.plugin import resolve_argument
 
 from .duplicates import RecordedCall
-from .policy import RewardMatchPolicy
 from .tree import TraceNode, TraceTree
 
-__all__ = ["FoundReward", "find_rewards", "match_rewards"]
+__all__ = ["FoundReward", "GivenReward", "credit_of", "find_rewards", "match_rewards"]
 
 
 @dataclass(eq=False)
@@ -22,7 +25,7 @@ class FoundReward:
     Attributes:
         node: The span.
         value: The reward; ``None`` if the span holds no finite number.
-        call: The call that it landed on, if any.
+        call: The call that it landed on, if any; of several the last.
         reason: By which rule it landed there, or why it landed nowhere.
     """
 
@@ -30,6 +33,47 @@ class FoundReward:
     value: float | None
     call: RecordedCall | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class GivenReward:
+    """What a call is given.
+
+    Attributes:
+        value: Its reward.
+        source: The reward span that it comes from, of several the first; ``None`` if the credit does not say.
+        reason: By which rule.
+    """
+
+    value: float
+    source: FoundReward | None
+    reason: str
+
+    @property
+    def span_id(self) -> str | None:
+        """The id of that span."""
+        return self.source.node.span_id if self.source is not None else None
+
+
+def credit_of(spec: Any) -> CreditPolicy:
+    """Return the credit that ``reward_match`` asks for.
+
+    Args:
+        spec: A ``RewardMatchPolicy``, or any specification of a credit.
+
+    Raises:
+        ConfigurationError: If there is no such credit, or it compares rollouts. This is a ``ValueError``.
+    """
+    try:
+        credit: CreditPolicy = resolve_argument("reward_match", "credit", spec)
+    except UnknownPluginError as error:
+        raise ConfigurationError(str(error)) from None
+    if credit.needs_group:
+        raise ConfigurationError(
+            f"the credit {credit.name!r} compares the rollouts of one task, and an adapter sees one "
+            "attempt. It is for algorithms that call its assign_group; here choose another, such as 'final'"
+        )
+    return credit
 
 
 def find_rewards(tree: TraceTree) -> list[FoundReward]:
@@ -45,85 +89,36 @@ def find_rewards(tree: TraceTree) -> list[FoundReward]:
 
 
 def match_rewards(
-    tree: TraceTree, calls: Sequence[RecordedCall], rewards: Sequence[FoundReward], policy: RewardMatchPolicy
-) -> dict[RecordedCall, FoundReward]:
-    """Match rewards with calls, and write into each reward where it went and why.
+    tree: TraceTree, calls: Sequence[RecordedCall], rewards: Sequence[FoundReward], credit: CreditPolicy
+) -> dict[RecordedCall, GivenReward]:
+    """Assign the rewards to the calls, and write into each reward where it went and why.
 
     Args:
         tree: The trace.
         calls: The calls that may take a reward.
         rewards: The trace's rewards, in order.
-        policy: The rule.
+        credit: The rule.
 
     Returns:
-        The reward of each call that has one.
+        What is given to each call that is given anything.
     """
-    taken: dict[RecordedCall, FoundReward] = {}
     ordered = sorted(calls, key=lambda call: call.index)
-    before = _LastBefore(tree, ordered) if policy is RewardMatchPolicy.FIRST_SIBLING else None
-    passed = 0
-    for reward in rewards:
-        if reward.value is None:
-            reward.reason = "holds no finite number"
-            continue
-        while passed < len(ordered) and ordered[passed].index < reward.node.index:
-            if before is not None:
-                before.add(passed)
-            passed += 1
-        last = ordered[passed - 1] if passed else None
-        parent = reward.node.parent
-        if before is None or parent is None:
-            call, where = last, ""
-        else:
-            call, where = before.below(parent), f" under {parent.label}"
-        if call is None:
-            reward.reason = f"no call comes before it{where}"
-            if last is not None:
-                reward.reason += (
-                    f"; {RewardMatchPolicy.FIRST_OCCURRENCE.value} would choose {last.node.label}"
-                )
-        elif call in taken:
-            reward.reason = (
-                f"the last call before it{where} is {call.node.label}, "
-                f"which has the reward of {taken[call].node.label} already"
-            )
-        else:
-            reward.call, reward.reason = call, f"{policy.value}: the last call before it{where}"
-            taken[call] = reward
-    return taken
-
-
-class _LastBefore:
-    """Answers which of the calls taken in so far comes last at or below a node.
-
-    A segment tree over the walk of the trace: a subtree is a stretch of the walk, and the answer is its maximum.
-    """
-
-    def __init__(self, tree: TraceTree, calls: Sequence[RecordedCall]) -> None:
-        self._calls = calls
-        self._size = size = len(tree.nodes) + 1
-        self._latest = [-1] * (2 * size)
-
-    def add(self, number: int) -> None:
-        """Take in the call of that number, which must come after all that were taken in before."""
-        latest, size = self._latest, self._size
-        for node in self._calls[number].nodes:
-            place = node.first + size
-            while place:
-                latest[place] = number
-                place >>= 1
-
-    def below(self, node: TraceNode) -> RecordedCall | None:
-        """Return the last call at or below ``node``."""
-        latest, found = self._latest, -1
-        left, right = node.first + self._size, node.last + 1 + self._size
-        while left < right:
-            if left & 1:
-                found = max(found, latest[left])
-                left += 1
-            if right & 1:
-                right -= 1
-                found = max(found, latest[right])
-            left >>= 1
-            right >>= 1
-        return self._calls[found] if found >= 0 else None
+    outcome = credit.assign(
+        CreditTrace(
+            [CreditCall(call.index, tuple(node.index for node in call.nodes)) for call in ordered],
+            [CreditReward(reward.node.index, reward.value) for reward in rewards],
+            [
+                None if node.parent is None or node.parent.span is None else node.parent.index
+                for node in tree.nodes
+            ],
+            [node.label for node in tree.nodes],
+        )
+    )
+    for reward, gone in zip(rewards, outcome.rewards, strict=True):
+        reward.call = None if gone.call is None else ordered[gone.call]
+        reward.reason = gone.reason
+    return {
+        call: GivenReward(given.reward, None if given.source is None else rewards[given.source], given.reason)
+        for call, given in zip(ordered, outcome.calls, strict=True)
+        if given.reward is not None
+    }
