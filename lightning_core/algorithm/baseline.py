@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Baseline(FastAlgorithm):
     """Runs each task with the initial resources, and logs statuses, spans and rewards.
 
-    What it measures is the baseline for every other algorithm. It also shows in minutes whether agent, tracer and
-    reward work.
+    Rewards of rollouts that did not succeed do not count. What it measures is the baseline for every other algorithm.
+    It also shows in minutes whether agent, tracer and reward work.
 
     Args:
         n_epochs: How often to run each task of the training set. The validation set is run once, at the end.
@@ -76,12 +76,14 @@ class Baseline(FastAlgorithm):
         names = [rollout.rollout_id for rollout in rollouts]
         done = await store.wait_for_rollouts(rollout_ids=names)
         rewards: list[float] = []
-        spans = 0
+        spans = uncounted = 0
         for rollout in done:
             found, reward = await self._report(rollout)
             spans += found
-            if reward is not None:
+            if reward is not None and rollout.status == "succeeded":
                 rewards.append(reward)
+            elif reward is not None:
+                uncounted += 1
         statuses = Counter(rollout.status for rollout in done)
         logger.info(
             "%s epoch %d: %s; %d spans; %d rewards, mean %s",
@@ -92,7 +94,14 @@ class Baseline(FastAlgorithm):
             len(rewards),
             f"{fmean(rewards):.4g}" if rewards else "unknown",
         )
-        if done and not rewards:
+        if uncounted:
+            logger.warning(
+                "%d rollouts that did not succeed gave a reward before they ended; it does not count",
+                uncounted,
+            )
+        if done and not statuses["succeeded"]:
+            logger.warning("no rollout succeeded, so there is nothing to learn from: the reasons are above")
+        elif done and not rewards:
             logger.warning(
                 "no rollout gave a reward, so there is nothing to learn from: return it from the agent, or call "
                 "emit_reward"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lightning_core import LLM, Trainer, algo, rollout
+from lightning_core import LLM, Trainer, algo, emit_reward, rollout
 from lightning_core.algorithm import Baseline, MockAlgorithm
 from lightning_core.bridge import run_sync
 from lightning_core.errors import ConfigurationError, UnserializableValueError
@@ -43,8 +43,7 @@ def test_baseline_logs_statuses_spans_and_rewards(caplog: pytest.LogCaptureFixtu
     assert "negative task" in caplog.text
 
 
-def test_baseline_warns_when_there_is_no_reward_at_all(caplog: pytest.LogCaptureFixture):
-    """Trap 23: nothing to learn from must be said."""
+def test_trap_23_baseline_says_that_there_is_no_reward_at_all(caplog: pytest.LogCaptureFixture):
 
     @rollout
     async def agent(task: float, llm: LLM) -> None:
@@ -52,6 +51,29 @@ def test_baseline_warns_when_there_is_no_reward_at_all(caplog: pytest.LogCapture
 
     trainer(algorithm="baseline").fit(agent, [0.0])
     assert "no rollout gave a reward" in caplog.text
+
+
+def test_trap_23_baseline_counts_no_reward_of_a_failed_rollout_and_says_so(caplog: pytest.LogCaptureFixture):
+    @rollout
+    async def agent(task: float, llm: LLM) -> float:
+        if task < 0:
+            emit_reward(100.0)
+            raise ValueError("negative task")
+        return task
+
+    result = trainer(algorithm="baseline").fit(agent, [0.5, -1.0])
+    assert (result.metrics[0]["rewards"], result.metrics[0]["mean_reward"]) == (1, 0.5)
+    assert "1 rollouts that did not succeed gave a reward" in caplog.text
+
+
+def test_trap_23_baseline_says_that_no_rollout_succeeded(caplog: pytest.LogCaptureFixture):
+    @rollout
+    async def agent(task: float, llm: LLM) -> float:
+        raise ValueError("never")
+
+    result = trainer(algorithm="baseline").fit(agent, [0.5, -1.0])
+    assert result.metrics[0]["mean_reward"] is None
+    assert "no rollout succeeded, so there is nothing to learn from" in caplog.text
 
 
 def test_baseline_needs_tasks():
