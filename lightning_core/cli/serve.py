@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
-import signal
-import stat
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from lightning_core.bridge import run_sync
+from lightning_core.cli.serving import end_signals, read_token
 from lightning_core.execution.garbage import rare_collections
 from lightning_core.plugin import resolve
 
@@ -49,13 +44,13 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
         from lightning_core.store import LightningStoreServer
     except ImportError as error:
         raise click.ClickException(str(error)) from error
-    token = _read_token(token_file) if token_file is not None else os.environ.get(_TOKEN) or None
+    token = read_token(token_file) if token_file is not None else os.environ.get(_TOKEN) or None
     store = resolve("store", spec)
     try:
         # The signals come first: somebody may act on what is said below at once.
         with (
             rare_collections(),
-            _end_signals() as end,
+            end_signals() as end,
             LightningStoreServer(store, host, port, token=token, forward_to=forward_to) as server,
         ):
             click.echo(f"serving {store.location} at {server.url}")
@@ -72,46 +67,6 @@ def serve(spec: str, host: str, port: int, token_file: Path | None, forward_to: 
             click.echo("stopping")
     finally:
         run_sync(store.close())
-
-
-@contextmanager
-def _end_signals() -> Generator[threading.Event]:
-    """Give an event that is set by the signals that ask for the end."""
-    end = threading.Event()
-
-    def set_end(*_: Any) -> None:
-        end.set()
-
-    before = {number: signal.signal(number, set_end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield end
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _read_token(path: Path) -> str:
-    """Read the token, or draw one and write it where nobody else can read it."""
-    try:
-        token = path.read_text().strip()
-    except FileNotFoundError:
-        token = secrets.token_urlsafe(24)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise click.ClickException(
-                f"the token file {path} cannot be written: {error.strerror}"
-            ) from error
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
-        return token
-    except OSError as error:
-        raise click.ClickException(f"the token file {path} cannot be read: {error.strerror}") from error
-    if not token:
-        raise click.ClickException(f"the token file {path} is empty; remove it to have one drawn")
-    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        click.secho(f"others on this machine may read {path}: chmod 600 {path}", fg="yellow", err=True)
-    return token
 
 
 def _shown_token(token: str, path: Path | None, *, given: bool) -> str:
