@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["NO_CALLS", "NO_CONTENT", "NO_MATCH", "NO_REWARD", "NO_SPANS", "NO_TOKEN_IDS", "token_ids_advice"]
+__all__ = [
+    "FAILED_CALL",
+    "NO_CALLS",
+    "NO_CONTENT",
+    "NO_MATCH",
+    "NO_REWARD",
+    "NO_SPANS",
+    "NO_TOKEN_IDS",
+    "token_ids_advice",
+]
 
+FAILED_CALL: Final = "look at what serves the model: its address, its key, its limits"
 NO_SPANS: Final = (
     "use a tracer that records the agent, such as Trainer(tracer='otel'), and let the agent call the model while its "
     "rollout runs"

@@ -198,18 +198,15 @@ def _print(report: RolloutReport, as_json: bool) -> None:
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
         return
     rollout = report.rollout
+    spans = "1 span" if report.spans == 1 else f"{report.spans} spans"
     attempts = "1 attempt" if report.attempts == 1 else f"{report.attempts} attempts"
     mode = f"{rollout.mode}, " if rollout.mode else ""
-    click.secho(
-        f"rollout {rollout.rollout_id}: {rollout.status}, {mode}{attempts}, {report.spans} spans", bold=True
-    )
+    click.secho(f"rollout {rollout.rollout_id}: {rollout.status}, {mode}{attempts}, {spans}", bold=True)
     if report.error is not None:
         click.echo(f"error: {' '.join(report.error.split())}")
     rows = _rows(report)
     if rows:
         print_table(["span", "", "model", "tokens", "token ids", "reward", "why"], rows)
-    for note in report.notes:
-        click.echo(f"note: {note}")
     for problem in report.problems:
         click.secho(f"problem: {problem.text}", fg="yellow")
         click.echo(f"    fix: {problem.fix}")

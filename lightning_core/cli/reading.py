@@ -197,11 +197,18 @@ def _line(place: int, span: Span, call: LLMCall, **more: Any) -> CallLine:
     response = call.response
     prompt_ids = call.prompt_token_ids
     response_ids = response.token_ids if response is not None else None
-    missing = [
-        ids.missing or "ids are missing" for ids in (prompt_ids, response_ids) if ids and ids.ids is None
-    ]
-    if response is None:
-        missing.append("its span holds no answer")
+    missing: list[str] = []
+    fix: str | None = None
+    if response_ids is not None:
+        missing = [ids.missing or "ids are missing" for ids in (prompt_ids, response_ids) if ids.ids is None]
+        fix = advice.token_ids_advice(span.attributes) if missing else None
+    elif span.status.status_code == "ERROR":
+        missing, fix = (
+            [f"the call failed: {span.status.description or 'no reason recorded'}"],
+            advice.FAILED_CALL,
+        )
+    else:
+        missing, fix = ["the span holds no answer"], advice.NO_CONTENT
     return CallLine(
         place,
         f"{span.name} [{span.span_id}]",
@@ -212,11 +219,7 @@ def _line(place: int, span: Span, call: LLMCall, **more: Any) -> CallLine:
         prompt_ids.source if prompt_ids.ids is not None else None,
         response_ids.source if response_ids is not None and response_ids.ids is not None else None,
         tuple(missing),
-        fix=None
-        if not missing
-        else advice.NO_CONTENT
-        if response is None
-        else advice.token_ids_advice(span.attributes),
+        fix=fix,
         **more,
     )
 
@@ -321,15 +324,18 @@ def _problems_of_calls(report: RolloutReport) -> Iterator[Problem]:
     if not report.calls:
         yield _problem("no span is an LLM call", advice.NO_CALLS)
     elif not counted:
-        reason, count = Counter(str(call.left_out) for call in report.calls).most_common(1)[0]
+        first = report.calls[0]
+        judging = "reward function" in (first.left_out or "")
         yield _problem(
             "all LLM calls are left out",
-            "let the agent itself call the model, and look at the adapter's settings",
-            f"all {len(report.calls)} LLM calls are left out; {count} of them since {reason}",
+            (None if judging else first.fix)
+            or "let the agent itself call the model, and look at the adapter's settings",
+            f"all {len(report.calls)} LLM calls are left out; the first, since {first.left_out}",
         )
-    lacking = Counter((text, call.fix) for call in counted for text in call.missing)
-    for (text, fix), count in lacking.items():
-        yield _problem(f"calls lack something: {text}", fix or "", f"{count} of {len(counted)} calls: {text}")
+    lacking = Counter((call.missing, call.fix) for call in counted if call.missing)
+    for (missing, fix), count in lacking.items():
+        what = ", ".join(missing)
+        yield _problem(what, fix or "", f"{count} of {len(counted)} calls: {what}")
 
 
 def _problems_of_rewards(report: RolloutReport) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from lightning_core import LLM, Trainer, rollout
 from lightning_core.cli import explain, main
 from lightning_core.testing.adapter import make_trace
-from lightning_core.types import Span
+from lightning_core.types import Span, TraceStatus
 
 pytest.importorskip("lightning_store_sqlite", reason="stored runs need a durable store, which is a plugin")
 
@@ -54,6 +54,7 @@ TRACES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "no number": [with_ids(), reward("much")],
     "no calls": [("step", {}), reward()],
     "no spans": [],
+    "call failed": [("ChatCompletion", {"openinference.span.kind": "LLM"}), reward()],
     "no answer": [("ChatCompletion", {"openinference.span.kind": "LLM"}), reward()],
 }
 
@@ -62,7 +63,12 @@ TRACES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 async def agent(task: str, llm: LLM) -> list[Span]:
     if task == "failed":
         raise ValueError("this task is impossible")
-    return make_trace(TRACES[task])
+    if task == "judge":
+        return make_trace([call(), reward()], parents=[1, None])
+    spans = make_trace(TRACES[task])
+    if task == "call failed":
+        spans[0].status = TraceStatus(status_code="ERROR", description="503")
+    return spans
 
 
 @pytest.fixture
@@ -126,17 +132,17 @@ def problems(store: str, task: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def test_trap_23_missing_token_ids_come_with_what_to_do(store: str, reader: str):
-    (prompt, response), verdict = problems(store, "no ids")
-    assert prompt["text"] == "1 of 1 calls: the engine gave no prompt token ids"
-    assert response["text"] == "1 of 1 calls: the engine gave no response token ids"
-    assert "Trainer(llm_proxy='gateway')" in prompt["fix"]
+    (problem,), verdict = problems(store, "no ids")
+    missing = "the engine gave no prompt token ids, the engine gave no response token ids"
+    assert problem["text"] == f"1 of 1 calls: {missing}"
+    assert "Trainer(llm_proxy='gateway')" in problem["fix"]
     assert verdict.startswith("nothing to train on")
     assert "1 of 1 succeeded with a reward" in verdict
 
 
 def test_missing_token_ids_of_the_gateway_are_the_engines_fault(store: str, reader: str):
-    (prompt, _), _ = problems(store, "no ids of the gateway")
-    assert "the gateway got none" in prompt["fix"]
+    (problem,), _ = problems(store, "no ids of the gateway")
+    assert "the gateway got none" in problem["fix"]
 
 
 def test_trap_19_a_reward_that_landed_nowhere_is_named(store: str, reader: str):
@@ -164,9 +170,22 @@ def test_trap_23_what_gives_nothing_says_why(store: str, reader: str, task: str,
 
 
 def test_a_call_without_an_answer_is_named(store: str, reader: str):
-    found, verdict = problems(store, "no answer")
-    assert any("holds no answer" in problem["text"] for problem in found)
+    (problem,), verdict = problems(store, "no answer")
+    assert "holds no answer" in problem["text"]
+    assert "read streams to their end" in problem["fix"]
     assert verdict.startswith("nothing to train on")
+
+
+def test_a_call_that_failed_is_named_with_its_error(store: str, reader: str):
+    (problem,), _ = problems(store, "call failed")
+    assert "it failed: 503" in problem["text"] or "the call failed: 503" in problem["text"]
+    assert "what serves the model" in problem["fix"]
+
+
+def test_only_calls_of_a_judge_are_no_calls_of_the_agent(store: str, reader: str):
+    (problem,), _ = problems(store, "judge")
+    assert "made by the reward function" in problem["text"]
+    assert "let the agent itself call" in problem["fix"]
 
 
 def test_trap_23_a_run_of_failed_rollouts_says_so_with_their_errors(store: str, reader: str):
@@ -179,7 +198,7 @@ def test_trap_23_a_run_of_failed_rollouts_says_so_with_their_errors(store: str, 
 def test_the_summary_counts_each_problem_once_a_rollout(store: str):
     _, summary = records(store, fit(store, "no ids", "no ids", "good", "no reward"))
     counts = {problem["kind"]: problem["rollouts"] for problem in summary["problems"]}
-    assert counts["calls lack something: the engine gave no prompt token ids"] == 2
+    assert counts["the engine gave no prompt token ids, the engine gave no response token ids"] == 2
     assert counts["there is no reward"] == 1
     assert (summary["rollouts"], summary["rewarded_rollouts"]) == ({"succeeded": 4}, 3)
 
