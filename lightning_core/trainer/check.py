@@ -18,7 +18,7 @@ from lightning_core.trainer.bundles import serve_worker
 from lightning_core.trainer.check_evidence import Evidence
 from lightning_core.trainer.check_points import CheckPoint, Level, Seen, check_points
 from lightning_core.trainer.check_watch import Watch
-from lightning_core.types import FailureReason, NamedResources, RolloutConfig, RolloutStatus, Span
+from lightning_core.types import LLM, FailureReason, NamedResources, RolloutConfig, RolloutStatus, Span
 from lightning_core.types._model import Model
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class _Check:
         self._watch = Watch()
         self._resources: NamedResources = {}
         self._rollout_id: str | None = None
+        self._started_proxy = False
 
     def run(self) -> CheckReport:
         trainer = self._trainer
@@ -123,6 +124,7 @@ class _Check:
             for hook in trainer.hooks:
                 hook.init()
             self._resources = self._find_resources()
+            self._start_proxy()
             with self._watch.around():
                 strategy = SharedMemoryExecutionStrategy(1, graceful_seconds=1.0, cancel_seconds=1.0)
                 strategy.execute(self._put, self._serve, self._store)
@@ -131,6 +133,8 @@ class _Check:
         except Exception as error:
             failure = error
         finally:
+            if self._started_proxy:
+                trainer.llm_proxy.stop()
             if trainer.engine is not None:
                 trainer.engine.stop()
             trainer.tear_down_hooks()
@@ -144,6 +148,22 @@ class _Check:
             latest = bridge.run_sync(self._trainer.store.get_latest_resources())
             resources = latest.resources if latest is not None else {}
         return resources
+
+    def _start_proxy(self) -> None:
+        """Have the agent's calls go through the LLM proxy, which an algorithm would start."""
+        proxy = self._trainer.llm_proxy
+        if proxy is None or getattr(proxy, "running", False):
+            return
+        if hasattr(proxy, "set_store"):
+            proxy.set_store(self._store)
+        self._started_proxy = True
+        resource = proxy.start()
+        if isinstance(resource, LLM):
+            self._resources = {**self._resources, "main_llm": resource}
+        else:
+            self._watch.idle.append(
+                "llm_proxy: it knows no model by name, so no call of this check goes through it; give it a model_list"
+            )
 
     async def _put(self, store: LightningStore, event: ExecutionEvent) -> None:
         """Stand in for an algorithm, with one task."""

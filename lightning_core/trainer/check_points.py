@@ -26,6 +26,7 @@ __all__ = ["CheckPoint", "Level", "Seen", "check_points"]
 
 Level = Literal["ok", "warning", "problem"]
 
+_UNREAD: Final = "read streams to their end, and await background work before the agent returns"
 _INSTRUMENTED_BY_OTEL: Final = ("openai", "anthropic", "langchain", "litellm", "openai-agents")
 
 
@@ -160,7 +161,7 @@ def _calls(seen: Seen) -> CheckPoint:
         )
     models = sorted({call.model for call in evidence.calls if call.model})
     failed = len(evidence.calls) - len(evidence.answered)
-    text = f"{len(evidence.calls)} spans of calls" + (f" of {', '.join(models)}" if models else "")
+    text = _number(len(evidence.calls), "recorded call") + (f" of {', '.join(models)}" if models else "")
     if failed:
         return CheckPoint(
             name="llm calls",
@@ -196,6 +197,9 @@ def _tracer(seen: Seen) -> CheckPoint:
         fix = (
             "start the thread's work with contextvars.copy_context().run(function), or use asyncio.to_thread"
         )
+    elif watch.unended:
+        text += f": {_number(watch.unended, 'span')} had not ended, such as that of a stream not read to its end"
+        fix = _UNREAD
     elif watch.imported:
         text += f", though {', '.join(watch.imported)} is instrumented"
         fix = (
@@ -312,7 +316,7 @@ def _spans(seen: Seen) -> CheckPoint:
             name="spans",
             level="warning",
             text=f"{_number(watch.unended, 'span')} had not ended when the agent had, and may come too late",
-            fix="read streams to their end, and await background work before the agent returns",
+            fix=_UNREAD,
         )
     orphans = [span for span in spans if span.parent_id and span.parent_id not in known]
     if orphans:

@@ -96,7 +96,7 @@ class Watch(Hook):
         imported: Which of the known clients of language models are imported.
         instrumented: Libraries whose calls become spans, by the name of their instrumentation.
         traced: The ids of the spans that had ended when the agent had.
-        idle: Settings of the tracer that had no effect.
+        idle: Settings that had no effect.
         unawaited: Names of coroutines that nobody awaited.
         log: Warnings and errors of this project's packages.
     """
@@ -130,7 +130,7 @@ class Watch(Hook):
         self._taps.close()
         self.imported = [name for module, name in SDKS.items() if module in sys.modules]
         self.instrumented = frozenset(_instrumented())
-        self.idle = list(tracer.idle_settings())
+        self.idle += tracer.idle_settings()
         if self._trace is not None:
             contexts = (span.get_span_context() for span in self._trace.spans)
             self.traced = {f"{context.span_id:016x}" for context in contexts if context is not None}

@@ -260,9 +260,9 @@ class Trainer(ParallelWorkerBase):
     ) -> CheckReport:
         """Run one rollout, and report what training on it would miss: calls, token ids, the reward, spans, settings.
 
-        It runs in this process with the trainer's tracer, runner, hooks, adapter, engine and resources. The trainer's
-        store gets nothing. What the trainer's algorithm needs and the rollout lacks is a problem; without an algorithm,
-        a missing reward is one.
+        It runs in this process with the trainer's tracer, runner, hooks, adapter, engine, proxy and resources. The
+        trainer's store gets nothing. What the trainer's algorithm needs and the rollout lacks is a problem; without an
+        algorithm, a missing reward is one.
 
         Args:
             agent: The agent.

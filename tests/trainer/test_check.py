@@ -224,6 +224,35 @@ class TestSound:
         assert report.ok
         assert seen == ["init", "engine", "runner", "start", "agent", "end", "stop", "teardown"]
 
+    @pytest.mark.parametrize(
+        "resource", [MODEL.model_copy(update={"endpoint": "http://proxy.test/v1"}), None]
+    )
+    def test_calls_go_through_the_trainers_proxy(self, resource: LLM | None) -> None:
+        seen: list[Any] = []
+
+        class Proxy:
+            def set_store(self, store: Any) -> None:
+                seen.append(store)
+
+            def start(self) -> LLM | None:
+                seen.append("start")
+                return resource
+
+            def stop(self) -> None:
+                seen.append("stop")
+
+        @rollout
+        def solve(task: Any, llm: LLM) -> float:
+            seen.append(llm.endpoint)
+            emit_call()
+            return 1.0
+
+        train = trainer(llm_proxy=Proxy(), initial_resources={"main_llm": MODEL})
+        report = train.check(solve, "task")
+        assert seen[0] is not train.store
+        assert seen[1:] == ["start", resource.endpoint if resource else MODEL.endpoint, "stop"]
+        assert point(report, "settings").level == ("ok" if resource else "warning")
+
     def test_resources_are_those_that_fit_would_start_from(self) -> None:
         store = InMemoryLightningStore()
         run_sync(store.add_resources({"llm": MODEL}))
@@ -382,7 +411,7 @@ class TestReward:
 class TestCallsAndTokens:
     def test_models_are_named(self) -> None:
         found = point(check(lambda: emit_call() or 1.0), "llm calls")
-        assert (found.level, found.text) == ("ok", "1 spans of calls of answered")
+        assert (found.level, found.text) == ("ok", "1 recorded call of answered")
 
     @pytest.mark.parametrize(("needs", "level"), [((), "warning"), (("llm_calls",), "problem")])
     def test_none_was_recorded(self, needs: tuple[Need, ...], level: str) -> None:
@@ -480,6 +509,14 @@ class TestTracer:
         found = self.found(act)
         assert "outside of the rollout's context" in found.text
         assert "copy_context" in found.fix
+
+    def test_a_call_whose_span_has_not_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))
+        self.instrument(monkeypatch)
+        kept: list[trace_api.Span] = []
+        found = self.found(lambda: send() or kept.append(emitting_tracer().start_span("stream")) or 1.0)
+        assert (found.level, found.fix.partition(",")[0]) == ("problem", "read streams to their end")
+        kept[0].end()
 
     def test_calls_without_a_client(self) -> None:
         found = self.found(lambda: send() or 1.0)
