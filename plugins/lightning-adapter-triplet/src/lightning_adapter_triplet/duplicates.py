@@ -4,14 +4,15 @@ Two spans are one call if they hold
 
 * the same response id and the same answer, unless they hold different last messages (some servers give every answer
   one id); or
-* the same answer to the same last message, where one lies in the other, or where both have one parent and were written
-  by different instrumentations (an instrumentation writes one span a call, so two of its spans are two calls), and
-  their response ids do not differ.
+* the same answer to the same last message, where one lies in the other, or where they were written by different
+  instrumentations (an instrumentation writes one span a call, so two of its spans are two calls) and either have one
+  parent or one lies in the other in time, and their response ids do not differ.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, insort
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -56,8 +57,9 @@ def _tool_calls(message: Message) -> str:
     for call in as_list(message.get("tool_calls")):
         function = as_dict(as_dict(call).get("function"))
         arguments = function.get("arguments")
-        # Frameworks write the same arguments with other blanks.
-        calls.append([function.get("name"), parsed(arguments) or arguments])
+        # Frameworks write the same arguments with other blanks, and leave out those that are empty.
+        value = parsed(arguments or "{}")
+        calls.append([function.get("name"), arguments if value is None else value])
     return json.dumps(calls, sort_keys=True, default=str) if calls else ""
 
 
@@ -104,6 +106,7 @@ def merge_duplicates(found: list[tuple[TraceNode, LLMCall]]) -> list[RecordedCal
         if len(places) > 1:
             _join_nested(found, places, groups)
             _join_siblings(found, places, groups)
+            _join_enclosed(found, places, groups)
 
     members: dict[int, list[int]] = {}
     for place in range(len(found)):
@@ -143,6 +146,36 @@ def _join_siblings(found: list[tuple[TraceNode, LLMCall]], places: list[int], gr
         groups.join(first.setdefault((id(node.parent), count), place), place)
 
 
+def _join_enclosed(found: list[tuple[TraceNode, LLMCall]], places: list[int], groups: _Groups) -> None:
+    # Of a batch, whose calls run at once below several parents, a span of the SDK could lie in any. Those that say the
+    # same are paired, each with the one around it that ends first.
+    members: dict[int, list[int]] = {}
+    for place in places:
+        members.setdefault(groups.find(place), []).append(place)
+    if len(members) == 1:
+        return
+    timed: list[tuple[float, float, int, frozenset[Hashable]]] = []
+    for group in members.values():
+        starts = [start for place in group if (start := found[place][0].start) is not None]
+        ends = [end for place in group if (end := found[place][0].end) is not None]
+        if starts and ends:
+            writers = frozenset(_writer(*found[place]) for place in group)
+            timed.append((min(starts), -max(ends), group[0], writers))
+    around: dict[frozenset[Hashable], list[tuple[float, int]]] = {}
+    for _, minus_end, place, writers in sorted(timed, key=lambda each: each[:3]):
+        for others, ends in around.items():
+            nearest = bisect_left(ends, (-minus_end, -1))
+            if (
+                nearest < len(ends)
+                and others.isdisjoint(writers)
+                and groups.may_join(ends[nearest][1], place)
+            ):
+                groups.join(ends.pop(nearest)[1], place)
+                break
+        else:
+            insort(around.setdefault(writers, []), (-minus_end, place))
+
+
 def _evidence(call: LLMCall, node: TraceNode) -> tuple[int, int, int, int]:
     response = call.response
     return (
@@ -167,14 +200,14 @@ class _Groups:
             place = above[place]
         return place
 
+    def may_join(self, one: int, other: int) -> bool:
+        mine, theirs = self._ids[self.find(one)], self._ids[self.find(other)]
+        return mine is None or theirs is None or mine == theirs
+
     def join(self, one: int, other: int) -> None:
-        if one == other:
-            return
         one, other = sorted((self.find(one), self.find(other)))
-        if one == other:
+        if one == other or not self.may_join(one, other):
             return
         mine, theirs = self._ids[one], self._ids[other]
-        if mine is not None and theirs is not None and mine != theirs:
-            return
         self._above[other] = one
         self._ids[one] = mine if mine is not None else theirs
