@@ -198,7 +198,9 @@ def _tracer(seen: Seen) -> CheckPoint:
             "start the thread's work with contextvars.copy_context().run(function), or use asyncio.to_thread"
         )
     elif watch.unended:
-        text += f": {_number(watch.unended, 'span')} had not ended, such as that of a stream not read to its end"
+        text += (
+            f": {_number(watch.unended, 'span')} had not ended, such as that of a stream not read to its end"
+        )
         fix = _UNREAD
     elif watch.imported:
         text += f", though {', '.join(watch.imported)} is instrumented"
