@@ -125,8 +125,10 @@ class ReadingTests:
             rollout.input["list"].append(2)
             rollout.metadata["list"].append(2)
             rollout.config.retry_condition.clear()
-        for span in await store.query_spans(rollout_id):
+        spans = await store.query_spans(rollout_id)
+        for span in spans:
             span.attributes["list"] = "changed"
+        spans.clear()
         for found in await store.query_attempts(rollout_id):
             found.metadata["list"].append(2)
         rollout = await store.get_rollout_by_id(rollout_id)

@@ -110,7 +110,7 @@ class TracerConformance:
     async def test_what_is_emitted_is_stored_when_the_block_ends(
         self, ready: BaseTracer, store: InMemoryLightningStore
     ) -> None:
-        """Rewards, messages, objects, exceptions and operations, in the order in which they ended."""
+        """Trap 13: in the order in which they ended; rewards, messages, objects, exceptions and operations."""
         rollout = await store.start_rollout("task")
         async with ready.trace_context("test", store=store, **_ids(rollout)) as processor:
             with operation("think"):
@@ -177,7 +177,7 @@ class TracerConformance:
     async def test_concurrent_tasks_keep_their_own_spans(
         self, ready: BaseTracer, store: InMemoryLightningStore
     ) -> None:
-        """Each with sub-tasks, and each sees its own trace as the last one."""
+        """Trap 11: each with sub-tasks, and each sees its own trace as the last one."""
         rollouts = [await store.start_rollout(n) for n in range(MANY)]
         together = asyncio.Barrier(MANY)
 
@@ -201,7 +201,7 @@ class TracerConformance:
     async def test_concurrent_threads_keep_their_own_spans(
         self, ready: BaseTracer, store: InMemoryLightningStore
     ) -> None:
-        """Each trace in a thread, with one more thread inside that is given its context."""
+        """Trap 11: each trace in a thread, with one more thread inside that is given its context."""
         rollouts = [await store.start_rollout(n) for n in range(MANY)]
         together = threading.Barrier(MANY, timeout=LIMIT)
 
@@ -222,7 +222,7 @@ class TracerConformance:
     async def test_generators_keep_their_own_spans(
         self, ready: BaseTracer, store: InMemoryLightningStore
     ) -> None:
-        """Plain generators that take turns, each in a context of its own; async ones within a trace."""
+        """Trap 11: plain generators that take turns, each in its own context; async ones within a trace."""
         rollouts = [await store.start_rollout(n) for n in range(MANY)]
 
         def steps(n: int, rollout: AttemptedRollout) -> Iterator[None]:
@@ -349,7 +349,7 @@ class TracerConformance:
     # Set-up
 
     async def test_it_can_be_set_up_again(self, tracer: BaseTracer, store: InMemoryLightningStore) -> None:
-        """For a second fit in the same process, and for several workers at once."""
+        """Trap 33: for a second fit in the same process, and for several workers at once."""
         for n in range(3):
             tracer.init()
             for worker in range(2):
@@ -379,7 +379,7 @@ class TracerConformance:
         assert await _stored_rewards(store, rollout) == [0.5]
 
     def test_the_global_provider_stays_what_it_is(self, tracer: BaseTracer) -> None:
-        """Its processors too."""
+        """Trap 16: its processors too."""
         before, processors = trace_api.get_tracer_provider(), _processors()
         tracer.init()
         tracer.init_worker(0)

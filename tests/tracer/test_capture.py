@@ -71,6 +71,7 @@ async def fail():
 
 
 def test_a_span_that_ends_in_another_context_belongs_where_it_started(tracer):
+    """Trap 11."""
     first, second = LightningSpanProcessor(tracer=tracer), LightningSpanProcessor(tracer=tracer)
     with TraceContext(first):
         span = tracer.start_span("mine")
@@ -406,6 +407,8 @@ async def test_a_cancelled_trace_does_not_wait_for_ever_for_its_store(store, tra
 async def test_a_finaliser_that_ends_a_span_on_the_writers_thread_does_not_deadlock(
     store, tracer, asynchronous
 ):
+    """Trap 15."""
+
     class Stream:
         """Ends its span when the garbage collector finds it."""
 

@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import distribution
+from typing import Any
 
 import openai
 import pytest
@@ -17,10 +19,12 @@ from openinference.instrumentation.openai import OpenAIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from packaging.requirements import Requirement
 
 from lightning_core.emitter import emit_message, emit_reward, get_reward_value
 from lightning_core.errors import ConfigurationError, TraceError
 from lightning_core.store.memory import InMemoryLightningStore
+from lightning_core.types import LLMCall
 
 PLAIN = (openai.OpenAI.request, openai.AsyncOpenAI.request)
 PLAIN_THREADS = (threading.Thread.start, ThreadPoolExecutor.submit)
@@ -36,61 +40,10 @@ def threads_are_plain() -> bool:
     return all(before is after for before, after in zip(PLAIN_THREADS, now, strict=True))
 
 
-class Model(BaseHTTPRequestHandler):
-    """Answers every chat with its last message."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        message = {"role": "assistant", "content": request["messages"][-1]["content"]}
-        answer = {
-            "id": "chat-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "echo",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
-        }
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 100
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    server = Server(("127.0.0.1", 0), Model)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def make_tracer():
-    made = []
-
-    def make(**settings):
-        tracer = OtelTracer(**settings)
-        made.append(tracer)
-        return tracer
-
-    yield make
-    for tracer in made:
-        tracer.teardown()
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """After the tracers are torn down, everything is as it was."""
+    yield
     assert is_plain()
     assert threads_are_plain()
 
@@ -112,11 +65,26 @@ def test_a_call_of_the_model_becomes_a_span(make_tracer, endpoint, instrument):
     assert call.parent.span_id == root.context.span_id
     assert call.attributes["llm.input_messages.0.message.content"] == "hello"
     assert call.attributes["llm.output_messages.0.message.content"] == "hello"
-    assert call.attributes["llm.token_count.completion"] == 2
+    assert call.attributes["llm.token_count.completion"] == 3
     assert json.loads(call.attributes["llm.invocation_parameters"])["temperature"] == 0.5
 
 
+def test_a_large_image_is_recorded_whole(make_tracer, endpoint, monkeypatch):
+    monkeypatch.delenv("OPENINFERENCE_BASE64_IMAGE_MAX_LENGTH", raising=False)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, image]}]
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    with (
+        tracer.trace_context() as trace,
+        openai.OpenAI(base_url=endpoint, api_key="none", max_retries=0) as client,
+    ):
+        client.chat.completions.create(model="echo", messages=messages)
+    assert LLMCall.from_span(trace.spans[0]).messages == messages
+
+
 async def test_calls_of_concurrent_rollouts_land_in_their_own(make_tracer, endpoint):
+    """Trap 11."""
     tracer, store, count = make_tracer(), InMemoryLightningStore(), 20
     tracer.init_worker(0)
     rollouts = [await store.start_rollout(n) for n in range(count)]
@@ -141,6 +109,7 @@ async def test_calls_of_concurrent_rollouts_land_in_their_own(make_tracer, endpo
 
 
 def test_libraries_are_instrumented_once_and_left_as_they_were(make_tracer, endpoint):
+    """Trap 33: and again after that."""
     first, second = make_tracer(), make_tracer()
     for _ in range(2):
         first.init_worker(0)
@@ -185,6 +154,28 @@ def test_what_the_program_has_instrumented_itself_stays_as_it_is(make_tracer, en
     finally:
         OpenAIInstrumentor().uninstrument()
         provider.shutdown()
+
+
+def test_what_the_program_has_instrumented_itself_is_recorded_through_its_global_provider(
+    make_tracer, endpoint, set_global
+):
+    """Trap 16: the program's exporter gets every span, and the trace those of its own."""
+    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    set_global(provider)
+    OpenAIInstrumentor().instrument()
+    try:
+        tracer = make_tracer()
+        tracer.init_worker(0)
+        ask(endpoint, "before")
+        with tracer.trace_context() as trace:
+            ask(endpoint, "within")
+        tracer.teardown_worker(0)
+        ask(endpoint, "after")
+        assert [span.name for span in exporter.get_finished_spans()] == ["ChatCompletion"] * 3
+        assert [span.name for span in trace.spans] == ["ChatCompletion", "trace"]
+    finally:
+        OpenAIInstrumentor().uninstrument()
 
 
 LATE = """
@@ -272,28 +263,44 @@ async def test_worker_threads_may_share_a_tracer_or_have_their_own(make_tracer):
 # What cannot be instrumented
 
 
-def test_what_is_not_installed_is_said_with_the_way_to_get_it(monkeypatch):
+@pytest.mark.parametrize("part", ["sdk", "distribution"])
+@pytest.mark.parametrize("name", ["openai", "langchain", "anthropic", "openai-agents", "litellm"])
+def test_what_is_not_installed_is_said_with_the_way_to_get_it_and_left_out_by_auto(monkeypatch, name, part):
+    gone = getattr(instrumentation._KNOWN[name], part)
+
+    def find(asked):
+        if asked == gone:
+            raise instrumentation.PackageNotFoundError(asked)
+
+    monkeypatch.setattr(instrumentation, "distribution", find)
+    with pytest.raises(ConfigurationError) as error:
+        OtelTracer(instrument=[name])
+    assert str(error.value) == (
+        f"tracer 'otel' cannot instrument '{name}', since {gone} is not installed. "
+        f"To get it: pip install 'lightning-tracer-otel[{name}]'"
+    )
+    assert set(instrumentation._KNOWN) - set(instrumentation.find_installed()) == {name}
+
+
+def test_every_name_is_an_extra_that_brings_sdk_and_instrumentation():
+    package = distribution("lightning-tracer-otel")
+    required = [Requirement(text) for text in package.requires or ()]
+    for name, known in instrumentation._KNOWN.items():
+        assert name in package.metadata.get_all("Provides-Extra")
+        brought = {
+            each.name for each in required if each.marker is None or each.marker.evaluate({"extra": name})
+        }
+        assert {known.sdk, known.distribution} <= brought
+
+
+def test_auto_without_any_of_them_records_the_rest(make_tracer, monkeypatch):
     def nothing(name):
         raise instrumentation.PackageNotFoundError(name)
 
     monkeypatch.setattr(instrumentation, "distribution", nothing)
-    with pytest.raises(
-        ConfigurationError,
-        match=r"openinference-instrumentation-langchain is not installed\. "
-        r"To get it: pip install 'lightning-tracer-otel\[langchain\]'",
-    ):
-        OtelTracer(instrument=["langchain"])
-    tracer = OtelTracer()
-    with tracer.trace_context() as trace:
+    with make_tracer().trace_context() as trace:
         emit_message("hello")
     assert len(trace.spans) == 2
-    tracer.teardown()
-
-
-def test_a_library_that_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr(instrumentation, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match="since openai is not installed"):
-        OtelTracer(instrument=["openai"])
 
 
 def test_an_unknown_name_gets_a_suggestion():

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from lightning_tracer_otel import OtelTracer
 from opentelemetry import trace as trace_api
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import (
     ConcurrentMultiSpanProcessor,
     SynchronousMultiSpanProcessor,
@@ -17,18 +19,12 @@ from opentelemetry.sdk.trace import (
 )
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.util._once import Once
 
+import lightning_core
+from lightning_core import LLM, Trainer
+from lightning_core.bridge import run_sync
 from lightning_core.emitter import emit_message
 from lightning_core.store.memory import InMemoryLightningStore
-
-
-@pytest.fixture
-def set_global(monkeypatch):
-    """Sets the global provider, which OpenTelemetry allows once per process, for one test."""
-    monkeypatch.setattr(trace_api, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace_api, "_TRACER_PROVIDER_SET_ONCE", Once())
-    return trace_api.set_tracer_provider
 
 
 def make_provider(**kwargs) -> tuple[TracerProvider, InMemorySpanExporter]:
@@ -69,6 +65,7 @@ def test_a_users_span_is_recorded_once_and_still_exported(set_global, multi):
 
 
 async def test_users_spans_of_concurrent_rollouts_land_in_their_own(set_global):
+    """Trap 11."""
     provider, exporter = make_provider()
     set_global(provider)
     tracer, store, count = make_tracer(), InMemoryLightningStore(), 50
@@ -95,6 +92,7 @@ async def test_users_spans_of_concurrent_rollouts_land_in_their_own(set_global):
 
 
 def test_the_last_worker_takes_the_router_away(set_global):
+    """Trap 16."""
     provider, exporter = make_provider()
     set_global(provider)
     before = processors(provider)
@@ -211,6 +209,7 @@ def test_a_provider_that_keeps_its_processors_elsewhere_is_routed_once(set_globa
 
 
 def test_without_a_global_provider_none_is_set(set_global):
+    """Trap 16."""
     before = trace_api.get_tracer_provider()
     tracer = make_tracer()
     tracer.init_worker(0)
@@ -243,6 +242,125 @@ def test_the_global_provider_of_the_user_is_never_claimed(set_global):
     assert names(trace.spans) == ["call", "trace"]
     assert names(exporter.get_finished_spans()) == ["call"]
     tracer.teardown_worker(0)
+
+
+# Through a whole run
+
+
+def work(number: int) -> None:
+    """What a user's own instrumentation may write."""
+    tracer = trace_api.get_tracer("users", "1.2", attributes={"scope": "s"})
+    with tracer.start_as_current_span(
+        f"outer {number}", kind=trace_api.SpanKind.CLIENT, attributes={"number": number}
+    ) as outer:
+        outer.add_event("began", {"a": 1})
+        with tracer.start_as_current_span("inner") as inner:
+            inner.set_attribute("deep", [1, 2])
+        try:
+            with tracer.start_as_current_span("failing"):
+                raise ValueError("no")
+        except ValueError:
+            pass
+        outer.set_status(trace_api.StatusCode.ERROR, "not good")
+
+
+@lightning_core.rollout
+def working(task: int, llm: LLM) -> float:
+    work(task)
+    emit_message("ours")
+    return 1.0
+
+
+def contents(spans) -> list[Any]:
+    """All that a user has put into spans; an exception's event holds the lines of the code around it too."""
+    by_id = {span.context.span_id: span.name for span in spans}
+    rows = [
+        (
+            span.name,
+            dict(span.attributes),
+            [(event.name, event.attributes.get("exception.message")) for event in span.events],
+            span.kind.name,
+            (span.status.status_code.name, span.status.description),
+            by_id.get(span.parent.span_id) if span.parent is not None else None,
+            (span.instrumentation_scope.name, span.instrumentation_scope.version),
+            dict(span.instrumentation_scope.attributes),
+            dict(span.resource.attributes),
+        )
+        for span in spans
+    ]
+    return sorted(rows, key=repr)
+
+
+@pytest.mark.parametrize("when", ["before the trainer", "after the trainer", "by an agent"])
+def test_through_a_whole_run_the_users_exporter_gets_what_it_gets_without_one(set_global, when):
+    """Trap 16: the same spans, each once, before, during and after; no processor stays."""
+    provider, exporter = make_provider(resource=Resource({"service.name": "users"}))
+    before = processors(provider)
+    numbers = range(20)
+
+    @lightning_core.rollout
+    def late(task: int, llm: LLM) -> float:
+        if trace_api.get_tracer_provider() is not provider:
+            set_global(provider)
+        return working(task, llm)
+
+    if when == "before the trainer":
+        set_global(provider)
+    trainer = Trainer(
+        tracer={"type": "otel", "instrument": []},
+        algorithm="baseline",
+        n_runners=1 if when == "by an agent" else 4,
+        initial_resources={"llm": LLM(endpoint="http://localhost", model="none")},
+    )
+    if when == "after the trainer":
+        set_global(provider)
+    if when != "by an agent":
+        work(-1)
+        [alone, *_] = [span for span in exporter.get_finished_spans() if span.name == "outer -1"]
+        assert alone.parent is None
+    result = trainer.fit(late if when == "by an agent" else working, list(numbers))
+    assert result.rollouts == {"succeeded": len(numbers)}
+    assert trace_api.get_tracer_provider() is provider
+    assert processors(provider) == before
+    work(100)
+    got = exporter.get_finished_spans()
+    assert [span.parent for span in got if span.name == "outer 100"] == [None]
+
+    # The same work without a trainer.
+    exporter.clear()
+    for number in (*(() if when == "by an agent" else (-1,)), *numbers, 100):
+        work(number)
+    assert contents(got) == contents(exporter.get_finished_spans())
+
+    async def stored() -> list[list[str]]:
+        rollouts = await trainer.store.query_rollouts()
+        return [names(await trainer.store.query_spans(each.rollout_id)) for each in rollouts]
+
+    users = ["inner", "failing", "outer"]
+    for spans in run_sync(stored())[1 if when == "by an agent" else 0 :]:
+        assert [name.split(" ")[0] for name in spans] == [
+            *users,
+            "lightning.message",
+            "rollout",
+            "lightning.reward",
+        ]
+    provider.shutdown()
+
+
+def test_through_a_whole_run_no_global_provider_appears(set_global):
+    """Trap 16: one that is set afterwards is the user's, and gets all."""
+    trainer = Trainer(
+        tracer={"type": "otel", "instrument": []},
+        algorithm="baseline",
+        initial_resources={"llm": LLM(endpoint="http://localhost", model="none")},
+    )
+    assert trainer.fit(working, [1, 2]).rollouts == {"succeeded": 2}
+    assert isinstance(trace_api.get_tracer_provider(), trace_api.ProxyTracerProvider)
+    provider, exporter = make_provider()
+    set_global(provider)
+    work(1)
+    assert sorted(names(exporter.get_finished_spans())) == ["failing", "inner", "outer 1"]
+    provider.shutdown()
 
 
 SILENT = """
@@ -284,6 +402,7 @@ print([name for name in sys.modules if "exporter.otlp" in name])
 
 
 def test_nothing_is_exported_whatever_the_environment_says():
+    """Trap 34: no connection is tried, and the spans are stored all the same."""
     environment = {
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",

@@ -51,6 +51,7 @@ def run_thread(thread: threading.Thread) -> None:
 
 
 def test_threads_of_an_agent_belong_to_its_trace(tracer):
+    """Trap 11."""
     with tracer.trace_context() as trace:
         run_thread(threading.Thread(target=emit_reward, args=(1,)))
         run_thread(threading.Timer(0, emit_reward, (2,)))
@@ -62,6 +63,7 @@ def test_threads_of_an_agent_belong_to_its_trace(tracer):
 
 
 def test_work_in_a_pool_belongs_to_the_trace_that_submits_it(tracer):
+    """Trap 11."""
     with ThreadPoolExecutor(2) as pool:
         pool.submit(emit_message, "outside").result()
         for _ in range(2):

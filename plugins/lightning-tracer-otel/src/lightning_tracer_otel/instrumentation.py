@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
-from importlib.util import find_spec
 from typing import Any
 
 from opentelemetry.trace import TracerProvider
@@ -19,7 +19,7 @@ from wrapt import register_post_import_hook
 
 from lightning_core.errors import ConfigurationError, TraceError
 
-__all__ = ["check", "find_installed", "start_instrumenting", "stop_instrumenting"]
+__all__ = ["check", "find_installed", "find_unused", "start_instrumenting", "stop_instrumenting"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,27 +28,43 @@ _GROUP = "opentelemetry_instrumentor"
 
 @dataclass(frozen=True)
 class _Known:
-    """An instrumentation that this package vouches for."""
+    """An instrumentation that this package vouches for.
 
+    Attributes:
+        sdk: The distribution that is instrumented.
+        library: Its module. Other code may have one of the same name.
+        distribution: The distribution of the instrumentation.
+        module: Its module.
+        instrumentor: The class that switches it on.
+        options: What to tell that class.
+    """
+
+    sdk: str
     library: str
     distribution: str
     module: str
     instrumentor: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def _openinference(name: str, sdk: str, library: str, instrumentor: str, **options: Any) -> _Known:
+    module = f"openinference.instrumentation.{name.replace('-', '_')}"
+    return _Known(sdk, library, f"openinference-instrumentation-{name}", module, instrumentor, options)
 
 
 _KNOWN = {
-    "openai": _Known(
-        "openai",
-        "openinference-instrumentation-openai",
-        "openinference.instrumentation.openai",
-        "OpenAIInstrumentor",
+    "openai": _openinference("openai", "openai", "openai", "OpenAIInstrumentor"),
+    "langchain": _openinference("langchain", "langchain-core", "langchain_core", "LangChainInstrumentor"),
+    "anthropic": _openinference("anthropic", "anthropic", "anthropic", "AnthropicInstrumentor"),
+    "openai-agents": _openinference(
+        "openai-agents",
+        "openai-agents",
+        "agents",
+        "OpenAIAgentsInstrumentor",
+        # The processors that the program has set go on receiving the SDK's traces.
+        exclusive_processor=False,
     ),
-    "langchain": _Known(
-        "langchain_core",
-        "openinference-instrumentation-langchain",
-        "openinference.instrumentation.langchain",
-        "LangChainInstrumentor",
-    ),
+    "litellm": _openinference("litellm", "litellm", "litellm", "LiteLLMInstrumentor"),
 }
 
 _lock = threading.Lock()
@@ -63,13 +79,17 @@ def find_installed() -> list[str]:
     return [name for name, known in _KNOWN.items() if _missing(known) is None]
 
 
+def find_unused(names: Sequence[str]) -> list[str]:
+    """Return those known libraries that the program has not imported so far."""
+    return [name for name in names if name in _KNOWN and _KNOWN[name].library not in sys.modules]
+
+
 def _missing(known: _Known) -> str | None:
-    if find_spec(known.library) is None:
-        return known.library
-    try:
-        distribution(known.distribution)
-    except PackageNotFoundError:
-        return known.distribution
+    for name in (known.sdk, known.distribution):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            return name
     return None
 
 
@@ -107,8 +127,7 @@ def start_instrumenting(names: Sequence[str], provider: TracerProvider, *, stric
     """Have these libraries report their calls to ``provider``. Calls are counted.
 
     A known library that is not imported yet is instrumented when it is, so nobody pays for what is not used.
-    If another tracer of this process instruments it already, its spans go on going to that tracer's provider,
-    which
+    If another tracer of this process instruments it already, its spans go on going to that tracer's provider, which
     is as good: every provider of ours routes by context.
 
     Args:
@@ -148,13 +167,14 @@ def _switch_on_quietly(name: str) -> None:
 
 def _switch_on(name: str) -> None:
     known = _KNOWN.get(name)
+    options: dict[str, Any] = {}
     if known is None:
         instrumentor: Any = _entry_point(name).load()()
     else:
-        # Not under the lock: another thread may be importing the library, and be about to call the hook
-        # above.
+        # Not under the lock: another thread may be importing the library, and be about to call the hook above.
         import_module(known.library)
         instrumentor = getattr(import_module(known.module), known.instrumentor)()
+        options = {**known.options, "config": _unabridged()}
     with _lock:
         if not _uses[name] or name in _ours:
             return
@@ -165,13 +185,24 @@ def _switch_on(name: str) -> None:
                 name,
             )
             return
-        instrumentor.instrument(tracer_provider=_provider)
+        instrumentor.instrument(tracer_provider=_provider, **options)
         if not instrumentor.is_instrumented_by_opentelemetry:
             raise TraceError(
                 f"the instrumentation of {name!r} refuses the installed version of the library, which needs to be "
                 f"one of: {', '.join(instrumentor.instrumentation_dependencies())}"
             )
         _ours[name] = instrumentor
+
+
+def _unabridged() -> Any:
+    """Settings of OpenInference under which images are recorded whole, unless the user has set a limit.
+
+    By default it replaces those of more than 32,000 characters, and with them a part of what the model saw.
+    """
+    from openinference.instrumentation import TraceConfig
+
+    limit = None if "OPENINFERENCE_BASE64_IMAGE_MAX_LENGTH" in os.environ else sys.maxsize
+    return TraceConfig(base64_image_max_length=limit)
 
 
 def stop_instrumenting(names: Sequence[str]) -> None:

@@ -23,8 +23,8 @@ class OtelConfig(BaseModel):
     instrument: Literal["auto"] | list[str] = Field(
         default="auto",
         description=(
-            "Libraries whose calls become spans, by name: openai, langchain, or any other for which an "
-            "OpenTelemetry instrumentation is installed. auto: those of openai and langchain that are installed."
+            "Libraries whose calls become spans, by name: openai, langchain, anthropic, openai-agents, litellm, or any "
+            "other for which an OpenTelemetry instrumentation is installed. auto: those of the five that are installed."
         ),
     )
     service_name: str | None = Field(

@@ -20,7 +20,7 @@ from lightning_core.tracer.capture import (
 from lightning_core.tracer.listening import attach_router, detach_router
 from lightning_core.tracer.threads import start_propagating, stop_propagating
 
-from .instrumentation import check, find_installed, start_instrumenting, stop_instrumenting
+from .instrumentation import check, find_installed, find_unused, start_instrumenting, stop_instrumenting
 from .providers import claim_global_provider, find_global_provider
 
 __all__ = ["OtelTracer"]
@@ -142,6 +142,11 @@ class OtelTracer(BaseTracer):
             self._start()
         self._latest = LightningSpanProcessor(store, rollout_id, attempt_id, tracer=self._tracer)
         return TraceContext(self._latest, root=name or "trace")
+
+    def idle_settings(self) -> list[str]:
+        """Name what was to be instrumented and is not imported; see :meth:`BaseTracer.idle_settings`."""
+        unused = find_unused(self._instrumented) if self._strict else []
+        return [f"tracer.instrument names {name!r}, which the program has not imported" for name in unused]
 
     def get_last_trace(self) -> list[ReadableSpan]:
         """Return the spans of the last trace; see :meth:`BaseTracer.get_last_trace`."""
