@@ -56,7 +56,7 @@ class Tail:
         """Take the next piece of the stream."""
         kept = self._limit + self._margin
         self.total += len(data)
-        self._data += data[-kept:]
+        self._data += data
         if len(self._data) > 2 * kept:
             del self._data[:-kept]
 

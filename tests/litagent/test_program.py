@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,10 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def files_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -135,10 +140,14 @@ async def test_output_and_exit_code_are_there_at_the_end() -> None:
     assert (program.stdout.text(), program.stderr.text()) == ("hello\n", "wrong\n")
 
 
-async def test_standard_input_can_be_opened_by_name() -> None:
+async def test_standard_input_can_be_opened_by_name_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with start(["/bin/sh", "-c", "cat /dev/stdin"], stdin=b"hello") as program:
         assert await program.wait()
     assert program.stdout.text() == "hello"
+    assert not files_in(tmp_path)
 
 
 async def test_input_of_any_size_that_nobody_reads_holds_nothing_up() -> None:
@@ -244,15 +253,63 @@ async def test_cancellation_at_any_moment_leaves_nothing(steps: int) -> None:
         await task
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancellation_while_it_is_started_leaves_no_child(steps: int, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = ["/bin/sh", "-c", f"sleep 1000 & echo $! > {file}.new; mv {file}.new {file}; wait"]
+
+    async def run() -> None:
+        async with start(code) as program:
+            await program.wait()
+
+    task = asyncio.create_task(run())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    # The loop is busy elsewhere, while the shell, if it was started, gets on.
+    threading.Event().wait(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    if file.exists():
+        await until(lambda: not alive(int(file.read_text())))
+
+
+async def test_any_number_of_cancellations_leaves_nothing() -> None:
+    programs: list[Program] = []
+
+    async def run() -> None:
+        async with start(STUBBORN, terminate_seconds=1000.0) as program:
+            programs.append(program)
+            await program.wait()
+
+    task = asyncio.create_task(run())
+    await until(lambda: programs and programs[0].stdout.text().endswith("\n"))
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
+    assert programs[0].exit_code == -signal.SIGKILL
+    await until(lambda: not alive(int(programs[0].stdout.text())))
+
+
+LEAVER = """
+import subprocess
+left = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+print(left.pid, flush=True)
+left.returncode = 0
+"""
+
+
+@pytest.fixture
+def short_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "DRAIN_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("short_drain")
 async def test_process_that_has_left_the_group_does_not_hold_up_the_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(program_module, "DRAIN_SECONDS", 0.3)
-    leaver = (
-        "import subprocess as s; p = s.Popen(['sleep', '1000'], start_new_session=True); print(p.pid, flush=True); "
-        "p.returncode = 0"
-    )
-    async with start([sys.executable, "-I", "-S", "-c", leaver]) as program:
+    async with start([sys.executable, "-I", "-S", "-c", LEAVER]) as program:
         assert await program.wait(PATIENCE)
     pid = int(program.stdout.text())
     try:
@@ -262,6 +319,24 @@ async def test_process_that_has_left_the_group_does_not_hold_up_the_end(
     finally:
         os.kill(pid, signal.SIGKILL)
     # The pipes that were let go of are closed by the loop.
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("short_drain")
+async def test_cancellation_while_the_rest_is_read_is_not_forgotten() -> None:
+    programs: list[Program] = []
+
+    async def run() -> None:
+        async with start([sys.executable, "-I", "-S", "-c", LEAVER]) as program:
+            programs.append(program)
+            await program.wait()
+
+    task = asyncio.create_task(run())
+    await until(lambda: programs and programs[0].exit_code is not None)
+    task.cancel()
+    await asyncio.wait([task])
+    os.kill(int(programs[0].stdout.text()), signal.SIGKILL)
+    assert task.cancelled()
     await asyncio.sleep(0.01)
 
 
