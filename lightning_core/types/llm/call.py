@@ -16,6 +16,7 @@ from lightning_core.types.tracing import SpanLike
 
 from .apis import answer_message, request_messages, tool_definition
 from .messages import (
+    MESSAGE_KEYS,
     Message,
     as_dict,
     as_list,
@@ -23,6 +24,7 @@ from .messages import (
     has_indexed,
     indexed,
     indexed_messages,
+    messages_of_entries,
     openinference_messages,
     parsed,
 )
@@ -49,8 +51,9 @@ _OTHER_KINDS = [
     "trace",
     "workflow",
 ]
-_MESSAGE_KEYS = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
 _PARAMETERS = "gen_ai.request."
+# Traceloop's name, and that of AgentOps.
+_FUNCTIONS = ("llm.request.functions.", "gen_ai.request.functions.")
 _NO_PARAMETERS = frozenset(
     {"input", "instructions", "messages", "model", "prompt", "system", "tools", "type"}
 )
@@ -118,11 +121,12 @@ class LLMCall:
     ) -> LLMCall:
         """Read the attributes of a span and the names and attributes of its events."""
         request, answer = _json_object(attributes, "input.value"), _json_object(attributes, "output.value")
-        convention, messages = _prompt(attributes, events, request)
+        scattered = indexed_messages(attributes)
+        convention, messages = _prompt(attributes, events, request, scattered)
         usage = as_dict(answer.get("usage"))
         counted = usage.get("completion_tokens", usage.get("output_tokens"))
         output_tokens = _first(attributes, _OUTPUT_TOKENS, counted, int)
-        spoken, choices = _choices(attributes, events, answer, output_tokens)
+        spoken, choices = _choices(attributes, events, answer, scattered, output_tokens)
         text = request.get("prompt", attributes.get("llm.prompts.0.prompt.text"))
         return cls(
             convention=spoken if convention == "unknown" else convention,
@@ -192,21 +196,24 @@ def is_llm_call(attributes: Mapping[str, Any]) -> bool:
     return (
         "gen_ai.output.messages" in attributes
         or "gen_ai.input.messages" in attributes
-        or has_indexed(attributes, _MESSAGE_KEYS)
+        or has_indexed(attributes, MESSAGE_KEYS)
     )
 
 
 def _prompt(
-    attributes: Mapping[str, Any], events: Sequence[tuple[str, Mapping[str, Any]]], request: dict[str, Any]
+    attributes: Mapping[str, Any],
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+    request: dict[str, Any],
+    scattered: dict[str, list[dict[str, Any]]],
 ) -> tuple[Convention, list[Message]]:
     if "gen_ai.input.messages" in attributes:
         return "gen_ai", _with_instructions(attributes)
-    messages = request_messages(request)
+    messages = request_messages(request) if request else []
     if not messages:
-        messages = openinference_messages(attributes, "llm.input_messages.")
+        messages = openinference_messages(scattered.get("llm.input_messages.", ()))
     if messages or "openinference.span.kind" in attributes:
         return "openinference", messages
-    messages = indexed_messages(attributes, "gen_ai.prompt.")
+    messages = messages_of_entries(scattered.get("gen_ai.prompt.", ()))
     if messages:
         return "gen_ai-indexed", messages
     for name, event in events:
@@ -250,10 +257,17 @@ def _choices(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     answer: dict[str, Any],
+    scattered: dict[str, list[dict[str, Any]]],
     output_tokens: int | None,
 ) -> tuple[Convention, list[LLMChoice]]:
-    raw = [as_dict(choice) for choice in as_list(answer.get("choices"))]
-    convention, messages = _answers(attributes, events, answer, raw)
+    raw: list[dict[str, Any]] = []
+    said: list[Message] = []
+    for item in as_list(answer.get("choices")) if answer else ():
+        message = _raw_message(as_dict(item))
+        if message is not None:
+            raw.append(item)
+            said.append(message)
+    convention, messages = _answers(attributes, events, answer, scattered, said)
     reasons = attributes.get("gen_ai.response.finish_reasons", attributes.get("llm.finish_reason"))
     if isinstance(reasons, str):
         reasons = parsed(reasons) if reasons[:1] == "[" else [reasons]
@@ -284,21 +298,21 @@ def _answers(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     answer: dict[str, Any],
-    raw: list[dict[str, Any]],
+    scattered: dict[str, list[dict[str, Any]]],
+    said: list[Message],
 ) -> tuple[Convention, list[Message]]:
     if "gen_ai.output.messages" in attributes:
         return "gen_ai", genai_messages(attributes["gen_ai.output.messages"])
-    messages = [message for choice in raw if (message := _raw_message(choice)) is not None]
-    if messages:
-        return "openinference", messages
-    spoken = answer_message(answer) if answer and not raw else None
+    if said:
+        return "openinference", said
+    spoken = answer_message(answer) if answer else None
     if spoken is not None:
         return "openinference", [spoken]
-    messages = openinference_messages(attributes, "llm.output_messages.")
+    messages = openinference_messages(scattered.get("llm.output_messages.", ()))
     if messages:
         # The items of one answer of the Responses API are no alternatives.
         return "openinference", [_joined(messages)] if answer.get("object") == "response" else messages
-    messages = indexed_messages(attributes, "gen_ai.completion.")
+    messages = messages_of_entries(scattered.get("gen_ai.completion.", ()))
     if messages:
         return "gen_ai-indexed", messages
     for name, event in events:
@@ -348,11 +362,12 @@ def _tools(attributes: Mapping[str, Any], request: dict[str, Any]) -> list[dict[
     if not tools and "llm.tools.0.tool.json_schema" in attributes:
         entries = indexed(attributes, "llm.tools.")
         tools = [as_dict(parsed(as_dict(entry.get("tool")).get("json_schema"))) for entry in entries]
-    if not tools and "llm.request.functions.0.name" in attributes:
-        for entry in indexed(attributes, "llm.request.functions."):
-            if isinstance(entry.get("parameters"), str):
-                entry["parameters"] = parsed(entry["parameters"])
-            tools.append({"type": "function", "function": entry})
+    for prefix in _FUNCTIONS:
+        if not tools and f"{prefix}0.name" in attributes:
+            for entry in indexed(attributes, prefix):
+                if isinstance(entry.get("parameters"), str):
+                    entry["parameters"] = parsed(entry["parameters"])
+                tools.append({"type": "function", "function": entry})
     return [tool_definition(tool) for tool in tools if tool]
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 from pydantic_core import from_json
 
 __all__ = [
+    "MESSAGE_KEYS",
     "Message",
     "as_dict",
     "as_list",
@@ -22,12 +24,18 @@ __all__ = [
     "has_indexed",
     "indexed",
     "indexed_messages",
+    "make_message",
+    "make_tool_call",
+    "messages_of_entries",
     "openai_messages",
     "openinference_messages",
     "parsed",
 ]
 
 Message: TypeAlias = dict[str, Any]
+
+MESSAGE_KEYS = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
+"""What the keys of messages begin with that are scattered over numbered attributes."""
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -67,31 +75,64 @@ def indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
     top: dict[str, Any] = {}
     cut = len(prefix)
     for key, value in attributes.items():
-        if not key.startswith(prefix):
-            continue
-        path = key[cut:].split(".")
-        if len(path) < 2:
-            continue
-        node: dict[str, Any] = top
-        for part in path[:-1]:
-            child: Any = node.get(part)
-            if not isinstance(child, dict):
-                # A value already stands where another key needs a level: keep both.
-                node[part] = child = {} if child is None else {"": child}
-            node = cast("dict[str, Any]", child)
-        leaf = path[-1]
-        if isinstance(node.get(leaf), dict):
-            node[leaf][""] = value
-        else:
-            node[leaf] = value
+        if key.startswith(prefix):
+            _place(top, key[cut:].split("."), value)
     return _entries(top)
 
 
+def indexed_messages(attributes: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Gather what is under each of :data:`MESSAGE_KEYS`, as :func:`indexed` does, but in one go."""
+    tops: dict[str, dict[str, Any]] = {}
+    for key, value in attributes.items():
+        found = _prefix_and_path(key)
+        if found is None:
+            continue
+        prefix, path = found
+        top = tops.get(prefix)
+        if top is None:
+            top = tops[prefix] = {}
+        node = top.get(path[0])
+        if len(path) != 2 or (node is not None and path[1] in node):
+            _place(top, path, value)
+        elif node is None:
+            top[path[0]] = {path[1]: value}
+        else:
+            node[path[1]] = value
+    return {prefix: _entries(top) for prefix, top in tops.items()}
+
+
+@lru_cache(2048)  # the keys of one span are those of the next
+def _prefix_and_path(key: str) -> tuple[str, list[str]] | None:
+    if not key.startswith(MESSAGE_KEYS):
+        return None
+    cut = key.index(".", 7) + 1  # behind the second dot of each
+    return key[:cut], key[cut:].split(".")
+
+
+def _place(node: dict[str, Any], path: list[str], value: Any) -> None:
+    if len(path) < 2:
+        return
+    for part in path[:-1]:
+        child: Any = node.get(part)
+        if not isinstance(child, dict):
+            # A value already stands where another key needs a level: keep both.
+            node[part] = child = {} if child is None else {"": child}
+        node = cast("dict[str, Any]", child)
+    leaf = path[-1]
+    if isinstance(node.get(leaf), dict):
+        node[leaf][""] = value
+    else:
+        node[leaf] = value
+
+
 def _entries(level: Any) -> list[dict[str, Any]]:
-    level = as_dict(level)
-    numbered = [key for key, value in level.items() if key.isdecimal() and isinstance(value, dict)]
-    # By length first, which orders numbers of any size.
-    return [level[key] for key in sorted(numbered, key=lambda key: (len(key), key))]
+    if not isinstance(level, dict):
+        return []
+    entries = cast("dict[str, Any]", level)
+    numbered = [key for key, value in entries.items() if key.isdecimal() and isinstance(value, dict)]
+    if len(numbered) > 1:
+        numbered.sort(key=lambda key: (len(key), key))  # by length first, which orders numbers of any size
+    return [entries[key] for key in numbered]
 
 
 def _plain(value: Any) -> Any:
@@ -99,6 +140,13 @@ def _plain(value: Any) -> Any:
 
 
 def make_message(role: Any, content: Any, **optional: Any) -> Message:
+    """Make a message with those ``optional`` fields that hold something.
+
+    Args:
+        role: The role; anything but a text is none, and then what the message does may tell.
+        content: A text, a list of parts, or ``None``.
+        optional: ``tool_calls`` and other fields.
+    """
     message: Message = {"role": role if isinstance(role, str) else None, "content": content}
     message.update({key: value for key, value in optional.items() if value})
     if message["role"] is None:
@@ -111,6 +159,7 @@ def make_message(role: Any, content: Any, **optional: Any) -> Message:
 
 
 def make_tool_call(call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
+    """Make an entry of ``tool_calls``; arguments that are no text become JSON."""
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments)
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -124,10 +173,14 @@ def openai_messages(value: Any) -> list[Message]:
     return []
 
 
-def indexed_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message]:
+def messages_of_entries(entries: Iterable[dict[str, Any]]) -> list[Message]:
     """Read ``gen_ai.prompt.{i}.role`` and its like, as Traceloop's and AgentOps' instrumentations write them."""
     messages: list[Message] = []
-    for entry in indexed(attributes, prefix):
+    for entry in entries:
+        role, content = entry.get("role"), entry.get("content")
+        if len(entry) == 2 and isinstance(role, str) and isinstance(content, str):
+            messages.append({"role": role, "content": content})
+            continue
         calls: list[dict[str, Any]] = []
         for call in _entries(entry.get("tool_calls")):
             function = as_dict(call.get("function")) or call
@@ -136,8 +189,8 @@ def indexed_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message
         if single:
             calls.append(make_tool_call(single.get("id"), single.get("name"), single.get("arguments")))
         message = make_message(
-            entry.get("role"),
-            _plain(entry.get("content")),
+            role,
+            _plain(content),
             tool_calls=calls,
             tool_call_id=entry.get("tool_call_id"),
             name=entry.get("name"),
@@ -149,10 +202,10 @@ def indexed_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message
     return messages
 
 
-def openinference_messages(attributes: Mapping[str, Any], prefix: str) -> list[Message]:
+def openinference_messages(entries: Iterable[dict[str, Any]]) -> list[Message]:
     """Read OpenInference's ``llm.input_messages.{i}.message.role`` and its like."""
     messages: list[Message] = []
-    for entry in indexed(attributes, prefix):
+    for entry in entries:
         fields = as_dict(entry.get("message"))
         calls: list[dict[str, Any]] = []
         for item in _entries(fields.get("tool_calls")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from .messages import as_dict, as_list, parsed
 
@@ -26,6 +26,8 @@ class TokenIds:
     missing: str | None = None
 
 
+_NO_PROMPT_IDS = TokenIds(missing="the engine gave no prompt token ids")
+_NO_RESPONSE_IDS = TokenIds(missing="the engine gave no response token ids")
 _PROMPT_KEYS = ("prompt_token_ids", "gen_ai.prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_KEYS = ("response_token_ids", "gen_ai.response_token_ids", "llm.hosted_vllm.response_token_ids")
 _TOKEN_AS_ID = "token_id:"
@@ -76,7 +78,7 @@ def prompt_token_ids(
     for key in _PROMPT_KEYS:
         if key in attributes and (ids := _ids(attributes[key])) is not None:
             return TokenIds(ids, key)
-    return TokenIds(missing="the engine gave no prompt token ids")
+    return _NO_PROMPT_IDS
 
 
 def response_token_ids(
@@ -99,36 +101,47 @@ def response_token_ids(
         choice: The choice of it that is meant.
         output_tokens: How many tokens the engine counted for this choice, if known.
     """
-    # A gateway puts the answer of a stream together, and writes it as if it had not been one.
-    streamed = answer.get("object") == "chat.completion.chunk" or attributes.get(_STREAMED) is True
-    extras = as_dict(choice.get("provider_specific_fields"))
-    candidates = (
-        ("token_ids", choice, streamed),
-        ("provider_specific_fields.token_ids", extras, streamed),
-        ("logprobs", choice, True),
-    )
     short: str | None = None
-    for name, holder, pieced in candidates:
-        ids = _ids(holder.get("token_ids")) if name != "logprobs" else _ids(_ids_of_logprobs(holder))
-        if ids is None:
-            continue
-        if pieced and output_tokens is not None and len(ids) != output_tokens:
-            short = f"the engine counted {output_tokens} response tokens, but {name} holds {len(ids)} ids"
-            continue
-        return TokenIds(ids, f"{name} of the raw answer's choice")
+    if choice:
+        # A gateway puts the answer of a stream together, and writes it as if it had not been one.
+        streamed = answer.get("object") == "chat.completion.chunk" or attributes.get(_STREAMED) is True
+        for name, find, pieced in (
+            ("token_ids", _own_ids, streamed),
+            ("provider_specific_fields.token_ids", _extra_ids, streamed),
+            ("logprobs", _ids_of_logprobs, True),
+        ):
+            ids = _ids(find(choice))
+            if ids is None:
+                continue
+            if pieced and output_tokens is not None and len(ids) != output_tokens:
+                short = f"the engine counted {output_tokens} response tokens, but {name} holds {len(ids)} ids"
+                continue
+            return TokenIds(ids, f"{name} of the raw answer's choice")
     for key in _RESPONSE_KEYS:
         if key in attributes and (ids := _ids(attributes[key])) is not None:
             return TokenIds(ids, key)
-    return TokenIds(missing=short or "the engine gave no response token ids")
+    return TokenIds(missing=short) if short is not None else _NO_RESPONSE_IDS
+
+
+def _own_ids(choice: Mapping[str, Any]) -> Any:
+    return choice.get("token_ids")
+
+
+def _extra_ids(choice: Mapping[str, Any]) -> Any:
+    return as_dict(choice.get("provider_specific_fields")).get("token_ids")
 
 
 def _logprob_entries(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [as_dict(entry) for entry in as_list(as_dict(choice.get("logprobs")).get("content"))]
+    """Return the entries of log-probabilities, one for each token; none if one of them is no entry."""
+    entries = as_list(as_dict(choice.get("logprobs")).get("content"))
+    return entries if set(map(type, entries)) <= {dict} else []
 
 
 def _ids_of_logprobs(choice: Mapping[str, Any]) -> list[Any] | None:
     entries = _logprob_entries(choice)
     if entries:
+        if "id" not in entries[0] and _id_in_text(entries[0].get("token")) is None:
+            return None
         found = [entry.get("id", _id_in_text(entry.get("token"))) for entry in entries]
     else:
         found = [_id_in_text(token) for token in as_list(as_dict(choice.get("logprobs")).get("tokens"))]
@@ -143,11 +156,16 @@ def _id_in_text(token: Any) -> int | None:
 
 def response_logprobs(choice: Mapping[str, Any]) -> list[float] | None:
     """Return the log-probability of each sampled token of a choice, or ``None`` if one is missing."""
-    entries = _logprob_entries(choice)
-    if entries:
-        values: list[Any] = [entry.get("logprob") for entry in entries]
-    else:
-        values = as_list(as_dict(choice.get("logprobs")).get("token_logprobs"))
-    if values and set(map(type, values)) <= {int, float}:
-        return [float(value) for value in values]
-    return None
+    given = choice.get("logprobs")
+    if not isinstance(given, dict):
+        return None
+    logprobs = cast("dict[str, Any]", given)
+    values: list[Any] = as_list(logprobs.get("content"))
+    try:
+        values = [entry["logprob"] for entry in values] or as_list(logprobs.get("token_logprobs"))
+    except (KeyError, TypeError):
+        return None
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return values
+    return [float(value) for value in values] if kinds and kinds <= {int, float} else None
