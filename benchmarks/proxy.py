@@ -167,6 +167,7 @@ def _proxy(link: Connection) -> None:
     """The proxy, with the store that it is told."""
     from lightning_llm_proxy import LLMProxy
 
+    from lightning_core.execution.garbage import rare_collections
     from lightning_core.plugin import resolve
 
     upstream, spec = link.recv()
@@ -175,7 +176,9 @@ def _proxy(link: Connection) -> None:
         store = resolve("store", spec)
         rollout = await store.start_rollout({"task": 1})
         begin = time.perf_counter()
-        with LLMProxy([{"name": "m", "base_url": upstream, "engine": "vllm"}], store) as proxy:
+        models = [{"name": "m", "base_url": upstream, "engine": "vllm"}]
+        # As in a run, and in `lightning-core proxy serve`.
+        with rare_collections(), LLMProxy(models, store) as proxy:
             started = time.perf_counter() - begin
             url = proxy.as_resource().get_base_url(rollout.rollout_id, rollout.attempt.attempt_id)
             link.send((url, started))

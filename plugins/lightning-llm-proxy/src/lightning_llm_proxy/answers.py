@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
-from pydantic_core import to_json
+
+from .jsons import write_json
 
 __all__ = ["Refusal", "list_models", "plain"]
 
@@ -42,7 +43,7 @@ class Refusal(Exception):
     def body(self) -> bytes:
         """The body, which clients of OpenAI's and of Anthropic's API both understand."""
         error = {"message": self.message, "type": self.kind, "code": self.status, "param": None}
-        return to_json({"type": "error", "error": error})
+        return write_json({"type": "error", "error": error})
 
     def response(self) -> web.Response:
         """The answer."""
@@ -51,7 +52,7 @@ class Refusal(Exception):
 
 def plain(value: dict[str, Any]) -> web.Response:
     """Make an answer that is a JSON object."""
-    return web.Response(body=to_json(value), content_type="application/json")
+    return web.Response(body=write_json(value), content_type="application/json")
 
 
 def list_models(names: Iterable[str]) -> dict[str, Any]:

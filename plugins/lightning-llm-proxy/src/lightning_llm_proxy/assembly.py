@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol, cast
 
+from .jsons import read_json
+
 __all__ = ["Assembly", "assembly_for"]
 
 _SET_ONCE: Final = frozenset({"id", "type", "role", "name", "index", "object"})
@@ -275,10 +277,9 @@ class _Messages:
 
 
 def _parsed(text: str) -> Any:
-    from pydantic_core import from_json
 
     try:
-        return from_json(text) if text else {}
+        return read_json(text) if text else {}
     except ValueError:
         return text
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from pydantic_core import from_json, to_json
-
 from lightning_core.types import Event, OtelResource, Span, SpanContext, TraceStatus
 
+from .jsons import read_json, write_json
 from .paths import Api
 from .settings import EngineName
 
@@ -105,7 +104,7 @@ class Call:
         """Take the whole answer as it came. Gives what it holds; an empty dict if it is no JSON object."""
         self.output = body.decode(errors="replace")
         try:
-            answer = from_json(body, cache_strings="keys")
+            answer = read_json(body)
         except ValueError:
             answer = None
         self.answer = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
@@ -114,7 +113,7 @@ class Call:
     def take_changed(self, answer: dict[str, Any]) -> None:
         """Take an answer in another form than it came."""
         self.answer = answer
-        self.output = to_json(answer, inf_nan_mode="constants").decode() if answer else ""
+        self.output = write_json(answer).decode() if answer else ""
 
     def end(self) -> Span:
         """Make the span, which ends now. The answer may be changed after that."""

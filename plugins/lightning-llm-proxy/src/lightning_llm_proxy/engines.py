@@ -28,48 +28,57 @@ class Wishes:
     """What is added to a request.
 
     Attributes:
-        changes: Fields of the request, with the values that they are given.
+        changes: Fields of the request, with the values that they are given; ``None`` to leave one out.
         ids: The client did not ask for token ids.
         logprobs: It did not ask for log-probabilities.
         usage: It did not ask for the usage of a stream.
+        whole: It asked for a stream, and the engine is asked for a whole answer.
     """
 
     changes: dict[str, Any] = field(default_factory=dict[str, Any])
     ids: bool = False
     logprobs: bool = False
     usage: bool = False
+    whole: bool = False
 
 
 _NONE: Final = Wishes()
 
 
-def wishes_for(engine: EngineName, path: str, request: dict[str, Any]) -> Wishes:
+def wishes_for(
+    engine: EngineName, path: str, request: dict[str, Any], *, exact_streams: bool = False
+) -> Wishes:
     """Say what to ask an engine for, besides what the client asks for itself.
 
     Args:
         engine: The engine.
         path: The API, such as ``chat/completions``.
         request: The client's request.
+        exact_streams: Whether llama.cpp is asked for whole answers in place of streams.
     """
     if path not in (_CHAT, _TEXT) or engine in ("none", "auto"):
         return _NONE
     changes: dict[str, Any] = {}
     ids = logprobs = usage = False
+    stream = bool(request.get("stream"))
+    whole = stream and exact_streams and engine == "llamacpp"
     if engine != "openai":
         # llama.cpp gives its list of ids in whole answers only. In streams they come with the log-probabilities.
-        names = () if engine == "llamacpp" and request.get("stream") else _ID_FIELDS[engine]
+        names = () if engine == "llamacpp" and stream and not whole else _ID_FIELDS[engine]
         for name in names:
             if not request.get(name):
                 changes[name] = True
                 ids = True
         logprobs = _ask_logprobs(engine, path, request, changes)
-    if request.get("stream"):
+    if whole:
+        changes |= {"stream": False, "stream_options": None}
+    elif stream:
         options = request.get("stream_options")
         options = cast("dict[str, Any]", options) if isinstance(options, dict) else {}
         if not options.get("include_usage"):
             changes["stream_options"] = {**options, "include_usage": True}
             usage = True
-    return Wishes(changes, ids, logprobs, usage) if changes else _NONE
+    return Wishes(changes, ids, logprobs, usage, whole) if changes else _NONE
 
 
 _ID_FIELDS: Final[dict[str, tuple[str, ...]]] = {

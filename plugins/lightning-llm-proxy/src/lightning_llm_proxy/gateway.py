@@ -13,11 +13,12 @@ from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import web
-from pydantic_core import from_json, to_json
 
 from .answers import Refusal, list_models, plain
 from .calls import Call
+from .cutting import as_stream
 from .engines import Wishes, gather, hide, wishes_for
+from .jsons import read_json, write_json
 from .paths import APIS, Target, read_path
 from .recorder import Recorder
 from .relay import Relay
@@ -299,7 +300,8 @@ class Gateway:
             engine = await backend.engine(self._session)
             call.upstream, call.engine, call.secrets = backend.settings.base_url, engine, backend.secrets
             if not backend.refused_wishes:
-                wishes = wishes_for(engine, passing.path, passing.request)
+                exact = backend.settings.exact_streams
+                wishes = wishes_for(engine, passing.path, passing.request, exact_streams=exact)
         response = await self._send(backend, passing, wishes.changes)
         if response.status in (400, 422) and wishes.changes:
             # Perhaps the request is fine without what was added to it.
@@ -359,13 +361,18 @@ class Gateway:
                     answer = {key: value for key, value in answer.items() if key != "data"}
                     call.take_changed(answer)
                 else:
+                    call.streamed = answering.wishes.whole
                     gathered = dict(answer)
                     if gather(answering.engine, gathered):
                         call.take_changed(gathered)
             # The span reads the answer, so it is made before anything is hidden.
             await self._record(call)
-            if answering.wishes.changes and response.status < 400 and hide(answer, answering.wishes):
-                body = to_json(answer, inf_nan_mode="constants")
+            if answering.wishes.changes and response.status < 400:
+                hidden = hide(answer, answering.wishes)
+                if answering.wishes.whole:
+                    return _cut(answer, passing.request, response)
+                if hidden:
+                    body = write_json(answer)
         return web.Response(body=body, status=response.status, headers=_passed_down(response))
 
     async def _stream(
@@ -422,7 +429,26 @@ class Gateway:
         if not call.recorded:
             stored = self.recorder.put(call.end())
             if self._confirm_seconds and not stored.done():
-                await asyncio.wait([stored], timeout=self._confirm_seconds)
+                late = asyncio.get_running_loop().call_later(self._confirm_seconds, _wait_no_longer, stored)
+                try:
+                    await stored
+                finally:
+                    late.cancel()
+
+
+def _cut(answer: dict[str, Any], request: dict[str, Any], response: aiohttp.ClientResponse) -> web.Response:
+    options = request.get("stream_options")
+    usage = isinstance(options, dict) and bool(cast("dict[str, Any]", options).get("include_usage"))
+    headers = {
+        name: value for name, value in _passed_down(response).items() if name.lower() != "content-type"
+    }
+    headers["Content-Type"] = _EVENTS
+    return web.Response(body=as_stream(answer, usage=usage), status=response.status, headers=headers)
+
+
+def _wait_no_longer(stored: asyncio.Future[bool]) -> None:
+    if not stored.done():
+        stored.set_result(False)
 
 
 async def _read_body(request: web.BaseRequest) -> bytes:
@@ -434,7 +460,7 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 def _read_json(body: bytes) -> dict[str, Any]:
     try:
-        value = from_json(body, cache_strings="keys")
+        value = read_json(body)
     except ValueError as error:
         raise Refusal(400, f"the request is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -448,9 +474,10 @@ def _rewrite(body: bytes, request: dict[str, Any], changes: Mapping[str, Any]) -
         return body
     if request and not any(name in request for name in changes):
         begin = body.index(b"{") + 1
-        added = to_json(changes)
+        added = write_json(changes)
         return body[:begin] + added[1:-1] + b"," + body[begin:]
-    return to_json({**request, **changes}, inf_nan_mode="constants")
+    left_out = {name for name, value in changes.items() if value is None}
+    return write_json({name: value for name, value in {**request, **changes}.items() if name not in left_out})
 
 
 def _passed_down(response: aiohttp.ClientResponse) -> dict[str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from pydantic_core import from_json, to_json
-
 from .assembly import assembly_for
 from .engines import Wishes, gather, hide
 from .events import EventSplitter, read_event
+from .jsons import read_json, write_json
 from .settings import EngineName
 
 __all__ = ["Relay"]
@@ -72,7 +71,7 @@ class Relay:
             self.ended = True
             return event
         try:
-            value = from_json(data, cache_strings="keys")
+            value = read_json(data)
         except ValueError:
             return event
         if not isinstance(value, dict):
@@ -89,4 +88,4 @@ class Relay:
         if only_usage:
             return b""
         head = f"event: {kind}\n".encode() if kind is not None else b""
-        return head + b"data: " + to_json(chunk, inf_nan_mode="constants") + b"\n\n"
+        return head + b"data: " + write_json(chunk) + b"\n\n"

@@ -43,6 +43,10 @@ class Upstream(BaseModel):
         default="auto",
         description="What serves there, and so how it is asked for token ids. auto: found out; none: ask nothing.",
     )
+    exact_streams: bool = Field(
+        default=False,
+        description="Have a stream of llama.cpp cut from a whole answer: no token id is missing, but it begins late.",
+    )
     weight: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="Share of the calls, among upstreams of one name."
     )
