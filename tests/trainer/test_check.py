@@ -655,6 +655,9 @@ class TestAdapter:
 
     def test_an_adapter_that_fails(self) -> None:
         class Failing(Few):
+            def explain(self, source: Any, /) -> Explanation:
+                return Explanation(len(source), 1)
+
             def adapt(self, source: Any, /) -> list[int]:
                 raise KeyError("role")
 
