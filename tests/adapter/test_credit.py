@@ -16,6 +16,7 @@ from lightning_core import resolve
 from lightning_core.adapter.credit import (
     CallCredit,
     Credit,
+    CreditCall,
     CreditPolicy,
     CreditReward,
     CreditTrace,
@@ -222,19 +223,17 @@ def test_discounted_is_the_sum_by_its_definition(trace: CreditTrace, gamma: floa
 
 
 def test_a_call_of_several_spans_is_below_the_parents_of_each() -> None:
-    # The framework's span of the call is at the top, the SDK's below the parent of the reward.
-    trace = CreditTrace(
-        [*trace_of("c").calls],
-        [CreditReward(3, 1.0)],
-        [2, None, None, 2],
-        ["sdk", "framework", "agent", "reward"],
-    )
+    # The framework's span of the call, in place 0, is at the top; the SDK's is below the parent of the reward.
+    parents = [None, 2, None, 2]
+    trace = CreditTrace([CreditCall(0, (0, 1))], [CreditReward(3, 1.0)], parents)
     assert FirstSiblingCredit().assign(trace).values == [1.0]
+    assert FirstSiblingCredit().assign(CreditTrace([CreditCall(0)], trace.rewards, parents)).values == [None]
 
 
-def test_parents_that_go_round_in_a_circle_are_no_error() -> None:
-    trace = trace_of("crcr", parents=[1, 2, 0, 3])
-    assert len(FirstSiblingCredit().assign(trace).calls) == 2
+def test_parents_that_go_round_in_circles_are_no_error_and_do_not_mix() -> None:
+    outcome = FirstSiblingCredit().assign(trace_of("cxxr", parents=[1, 0, 3, 2]))
+    assert outcome.values == [None]
+    assert "no call comes before it under #2" in outcome.rewards[0].reason
 
 
 # How a credit is chosen
@@ -369,7 +368,7 @@ def test_a_retry_inside_of_a_frameworks_span_is_a_call_of_its_own() -> None:
 
 
 def test_a_trace_whose_parents_go_in_circles_loses_no_call() -> None:
-    spans = make_trace([call("one"), call("two"), call("three")], parents=[1, 2, 0])
+    spans = make_trace([call(), call(), call()], parents=[1, 2, 0])
     found = {place for one in read_attempt(spans).trace.calls for place in one.spans}
     assert found == {0, 1, 2}
 

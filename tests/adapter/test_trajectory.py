@@ -78,6 +78,14 @@ def test_several_answers_to_one_prompt_are_several_trajectories() -> None:
     assert [one.branch_of for one in merged] == [None, 0, 0]
 
 
+def test_of_equal_histories_the_one_that_was_begun_first_goes_on() -> None:
+    # The second trajectory comes to 1, 2, 3, 4 before the first one does.
+    merged = merge_turns(
+        [turn([1], [2]), turn([1], [2, 3, 4]), turn([1, 2, 3], [4]), turn([1, 2, 3, 4], [5])]
+    )
+    assert [one.token_ids for one in merged] == [[1, 2, 3, 4, 5], [1, 2, 3, 4]]
+
+
 def test_agents_at_once_are_kept_apart() -> None:
     merged = merge_turns([turn([1], [2]), turn([7], [8]), turn([1, 2, 3], [4]), turn([7, 8, 9], [10])])
     assert [one.token_ids for one in merged] == [[1, 2, 3, 4], [7, 8, 9, 10]]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lightning_core import LLM, Trainer, rollout
+from lightning_core import LLM, Trainer, resolve, rollout
 from lightning_core.cli import explain, main
+from lightning_core.cli.reading import explain_rollout
 from lightning_core.testing.adapter import make_trace
-from lightning_core.types import Span, TraceStatus
+from lightning_core.types import Attempt, RolloutV2, Span, TraceStatus
 
 pytest.importorskip("lightning_store_sqlite", reason="stored runs need a durable store, which is a plugin")
 
@@ -193,6 +194,18 @@ def test_trap_23_a_run_of_failed_rollouts_says_so_with_their_errors(store: str, 
     assert text.count("agent_error: ValueError: this task is impossible") == 2
     assert "problem    2 rollouts: the rollout failed" in text
     assert "nothing to learn from: no rollout succeeded with a reward" in text
+
+
+def test_trap_23_calls_of_a_failed_rollout_are_not_to_be_trained_on():
+    summary = explain.Summary()
+    spans = make_trace(TRACES["good"])
+    for status, attempt in (("succeeded", "succeeded"), ("failed", "timeout")):
+        failed = RolloutV2(rollout_id="ro", input=0, start_time=0.0, status=status)
+        attempts = [Attempt(rollout_id="ro", attempt_id="at", sequence_id=1, start_time=0.0, status=attempt)]
+        summary.add(explain_rollout(failed, attempts, spans, resolve("credit", "final"), None))
+    assert (summary.calls, summary.with_reward) == (4, 4)
+    assert (summary.usable, summary.usable_rollouts, summary.rewarded_rollouts) == (2, 1, 1)
+    assert "2 of 4 calls, in 1 of 2 rollouts, can be trained on" in summary.verdict()
 
 
 def test_the_summary_counts_each_problem_once_a_rollout(store: str):
