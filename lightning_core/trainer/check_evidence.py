@@ -10,8 +10,7 @@ from typing import Final
 
 from lightning_core.algorithm.base import Need
 from lightning_core.emitter import get_reward_value, is_reward_span
-from lightning_core.types import LLMCall, Span
-from lightning_core.types.llm.call import is_llm_call
+from lightning_core.types import LLMCall, Span, is_llm_call
 
 __all__ = ["REMEDIES", "Evidence", "FoundReward"]
 
