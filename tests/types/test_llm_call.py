@@ -148,6 +148,21 @@ def test_indexed_messages_of_traceloop_and_agentops() -> None:
     assert call.tools == [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
+@pytest.mark.parametrize("prefix", ["llm.request.functions", "gen_ai.request.functions"])
+def test_tools_on_offer_are_read_under_the_names_of_traceloop_and_of_agentops(prefix: str) -> None:
+    call = LLMCall.from_attributes(
+        {
+            "gen_ai.request.temperature": 0.5,
+            f"{prefix}.0.name": "f",
+            f"{prefix}.0.parameters": '{"type": "object"}',
+            f"{prefix}.1.name": "g",
+        }
+    )
+    functions = [{"name": "f", "parameters": {"type": "object"}}, {"name": "g"}]
+    assert call.tools == [{"type": "function", "function": function} for function in functions]
+    assert call.parameters == {"temperature": 0.5}
+
+
 def test_sparse_tool_calls_of_several_turns_are_read_without_roles() -> None:
     """Trap 22."""
     call = LLMCall.from_attributes(
