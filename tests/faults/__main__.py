@@ -141,7 +141,16 @@ class Campaign:
         self._runner_locks = [asyncio.Lock() for _ in range(RUNNERS)]
 
     async def run(self) -> None:
-        """Run everything to the end."""
+        """Run everything to the end; whatever happens, no process outlives it."""
+        try:
+            await self._run()
+        finally:
+            for child in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    if "tests.faults" in " ".join(child.cmdline()):
+                        child.kill()
+
+    async def _run(self) -> None:
         self.port = free_port()
         self.server = await self._start_server()
         self.baseline = await self.server.ask({"count": True})
@@ -334,20 +343,21 @@ async def run(store: str, seed: int, rollouts: int) -> bool:
     """Run the campaign on one kind of store, print what happened, and return whether nothing was lost."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        restart: Callable[[], None] | None = None
+        restart_database: Callable[[], None] | None = None
         if store == "postgres":
             from lightning_store_postgres.testing import PostgresServer
 
             database = stack.enter_context(PostgresServer())
             spec = database.url
 
-            def restart() -> None:
+            def kill_and_start() -> None:
                 database.kill()
                 database.start()
 
+            restart_database = kill_and_start
         else:
             spec = f"sqlite:///{folder / 'runs.db'}"
-        campaign = Campaign(spec, folder, seed, rollouts, restart)
+        campaign = Campaign(spec, folder, seed, rollouts, restart_database)
         begin = time.monotonic()
         await campaign.run()
         seconds = time.monotonic() - begin

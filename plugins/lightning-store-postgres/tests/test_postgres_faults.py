@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import psycopg
@@ -341,3 +343,22 @@ async def test_writers_of_the_same_rollouts_do_not_lock_each_other_out(postgres_
     assert statistics.rollouts == {"running": 20, "queuing": 7}
     for store in stores:
         await store.close()
+
+
+def test_a_server_comes_back_on_its_port_though_something_is_in_the_way(server):
+    """What is left of a killed server may hold on for a moment; clients would look for it elsewhere in vain."""
+    port = server.port
+    server.kill()
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        starting = threading.Thread(target=server.start)
+        starting.start()
+        while "could not bind" not in server.log:
+            assert starting.is_alive()
+            threading.Event().wait(0.05)
+    starting.join(PATIENCE)
+    assert server.port == port
+    with psycopg.connect(server.url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
