@@ -14,6 +14,7 @@ from lightning_core.adapter import (
     TraceMessagesAdapter,
     TraceTripletAdapter,
 )
+from lightning_core.execution.garbage import rare_collections
 from lightning_core.types import Span, SpanAttributeNames, SpanNames
 
 SIZES = (1_000, 10_000)
@@ -125,7 +126,13 @@ def trace(named: Sequence[Named]) -> list[Span]:
 
 
 def main() -> None:
-    """Run the benchmark."""
+    """Run the benchmark, with the garbage collector as it is in a run."""
+    with rare_collections():
+        compare()
+
+
+def compare() -> None:
+    """Measure every adapter on the traces that it is for."""
     adapters: list[tuple[str, TraceAdapter[list[Any]], list[Callable[[int], Sequence[Named]]]]] = [
         ("triplet", TraceTripletAdapter(), [flat, nested, agents, gateway]),
         ("triplet, first_sibling", TraceTripletAdapter(reward_match="first_sibling"), [flat, nested, agents]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -309,6 +310,11 @@ def test_events_hold_messages_in_older_conventions() -> None:
 )
 def test_what_is_an_llm_call(attributes: dict[str, Any], expected: bool) -> None:
     assert is_llm_call(attributes) is expected
+
+
+def test_every_field_is_set() -> None:
+    assert set(vars(LLMCall.from_attributes({}))) == {field.name for field in fields(LLMCall)}
+    assert LLMCall.from_attributes({}).prompt_token_ids.missing is not None
 
 
 # Token ids

@@ -128,7 +128,10 @@ class LLMCall:
         output_tokens = _first(attributes, _OUTPUT_TOKENS, counted, int)
         spoken, choices = _choices(attributes, events, answer, scattered, output_tokens)
         text = request.get("prompt", attributes.get("llm.prompts.0.prompt.text"))
-        return cls(
+        input_tokens = usage.get("prompt_tokens", usage.get("input_tokens"))
+        call = object.__new__(cls)
+        # The constructor of a frozen dataclass takes twice as long, and this is called for every span.
+        call.__dict__.update(
             convention=spoken if convention == "unknown" else convention,
             messages=messages,
             text=text if isinstance(text, str) else None,
@@ -137,12 +140,11 @@ class LLMCall:
             model=_first(attributes, _MODELS, answer.get("model"), str),
             response_id=_first(attributes, _RESPONSE_IDS, answer.get("id"), str),
             parameters=_parameters(attributes, request),
-            input_tokens=_first(
-                attributes, _INPUT_TOKENS, usage.get("prompt_tokens", usage.get("input_tokens")), int
-            ),
+            input_tokens=_first(attributes, _INPUT_TOKENS, input_tokens, int),
             output_tokens=output_tokens,
             prompt_token_ids=prompt_token_ids(attributes, request, answer),
         )
+        return call
 
     @property
     def response(self) -> LLMChoice | None:
@@ -372,16 +374,17 @@ def _tools(attributes: Mapping[str, Any], request: dict[str, Any]) -> list[dict[
 
 
 def _parameters(attributes: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    given = attributes.get("llm.invocation_parameters")
     if "model" in request:
         parameters = request
-    elif isinstance(given, str):
+    elif isinstance(given := attributes.get("llm.invocation_parameters"), str):
         parameters = as_dict(parsed(given))
     else:
-        cut = len(_PARAMETERS)
-        parameters = {
-            key[cut:]: list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else value
-            for key, value in attributes.items()
-            if key.startswith(_PARAMETERS) and "." not in key[cut:]
-        }
+        parameters: dict[str, Any] = {}
+        for key, value in attributes.items():
+            if key.startswith(_PARAMETERS) and "." not in (name := key[len(_PARAMETERS) :]):
+                parameters[name] = (
+                    list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else value
+                )
+    if not parameters:
+        return {}
     return {key: value for key, value in parameters.items() if key not in _NO_PARAMETERS}

@@ -200,19 +200,17 @@ def _triplet(recorded: RecordedCall, agent: str | None, reward: GivenReward | No
         "reward_span_id": reward.span_id if reward is not None else None,
         "token_ids": _evidence(call),
     }
-    return Triplet(
-        prompt={
-            "messages": call.messages,
-            "text": call.text,
-            "tools": call.tools,
-            "token_ids": call.prompt_token_ids.ids,
-        },
-        response={
-            "message": response.message,
-            "finish_reason": response.finish_reason,
-            "token_ids": response.token_ids.ids,
-            "logprobs": response.logprobs,
-        },
-        reward=reward.value if reward is not None else None,
-        metadata=metadata,
-    )
+    prompt = {
+        "messages": call.messages,
+        "text": call.text,
+        "tools": call.tools,
+        "token_ids": call.prompt_token_ids.ids,
+    }
+    said = {
+        "message": response.message,
+        "finish_reason": response.finish_reason,
+        "token_ids": response.token_ids.ids,
+        "logprobs": response.logprobs,
+    }
+    value = reward.value if reward is not None else None
+    return Triplet.trusted({"prompt": prompt, "response": said, "reward": value, "metadata": metadata})
