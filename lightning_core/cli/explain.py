@@ -159,8 +159,9 @@ async def _reports(
             )
         adapter = _adapter(found[0], credit)
         async for rollout in _rollouts(store, run_id, rollout_id):
-            attempts = await store.query_attempts(rollout.rollout_id)
-            spans = await store.query_spans(rollout.rollout_id, "latest")
+            attempts, spans = await asyncio.gather(
+                store.query_attempts(rollout.rollout_id), store.query_spans(rollout.rollout_id, "latest")
+            )
             yield explain_rollout(rollout, attempts, spans, credit, adapter)
     finally:
         await store.close()
