@@ -27,6 +27,7 @@ from lightning_core.errors import (
     NoResourcesError,
     UnserializableValueError,
 )
+from lightning_core.litagent.program import Program
 from lightning_core.store import OtlpEndpoint
 from lightning_core.tracer import DummyTracer
 from lightning_core.types import Attempt, NamedResources, RolloutConfig, RolloutV2, Span
@@ -191,7 +192,7 @@ async def test_rollout_is_given_with_its_resources_and_without_keys() -> None:
         == f"http://proxy/rollout/{rollout_id}/attempt/{attempt_id}/v1"
         == seen["env"]["OPENAI_BASE_URL"]
     )
-    assert "secret-key" not in seen["stdin"]
+    assert "api_key" not in given["resources"]["llm"]
 
 
 async def test_environment_names_model_rollout_and_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +424,7 @@ async def test_program_that_reports_itself_returns_nothing() -> None:
 
 async def test_exit_code_is_an_error_with_what_the_program_said() -> None:
     flood = "head -c 5000 /dev/zero | tr '\\0' x"
-    code = f"(echo fir''st line; {flood}; echo; echo cannot go on) >&2; echo 1; exit 3"
+    code = f"(echo begin; {flood}; echo; echo cannot go on) >&2; echo 1; exit 3"
     attempt, spans = await run(CommandAgent(sh(code)))
     assert (attempt.status, attempt.reason) == ("failed", "agent_error")
     error = attempt.metadata["error"]
@@ -479,7 +480,15 @@ async def test_time_limit_of_the_rollout_ends_it() -> None:
     await until(lambda: not alive(int(str(attributes["lightning.command.stdout"]))))
 
 
-async def test_cancelled_runner_ends_its_programs(tmp_path: Path) -> None:
+async def test_cancelled_runner_ends_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Program] = []
+    wait = Program.wait
+
+    async def note(program: Program, seconds: float | None = None) -> bool:
+        started.append(program)
+        return await wait(program, seconds)
+
+    monkeypatch.setattr(Program, "wait", note)
     store = InMemoryLightningStore()
     await store.add_resources(RESOURCES)
     rollouts = [await store.enqueue_rollout(str(tmp_path / str(number))) for number in range(3)]
@@ -488,6 +497,7 @@ async def test_cancelled_runner_ends_its_programs(tmp_path: Path) -> None:
     runner: AgentRunnerV2[Any] = AgentRunnerV2(DummyTracer(), concurrency=3)
     with runner.run_context(agent=agent, store=store):
         task = asyncio.create_task(runner.iter())
+        await until(lambda: len(started) == 3)
         await until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
