@@ -273,8 +273,9 @@ class TestRollout:
         )
         assert any("in act" in line for line in found.details)
         assert found.fix
-        # What it did not come to is no problem of its own.
+        # What it did not come to is no problem of its own, nor is it told twice.
         assert [one.name for one in report.problems] == ["rollout"]
+        assert all(one.name != "log" for one in report.points)
 
     def test_a_time_limit(self) -> None:
         @rollout
@@ -344,7 +345,9 @@ class TestAwaiting:
             judge()  # pyright: ignore[reportUnusedCoroutine] - which is what is found
             return 1.0
 
-        found = point(trainer().check(solve, "task"), "await")
+        with warnings.catch_warnings(record=True) as shown:
+            found = point(trainer().check(solve, "task"), "await")
+        assert shown == []
         assert found.level == "problem"
         assert "judge' was called and never awaited" in found.text
         assert "await" in found.fix
@@ -488,6 +491,11 @@ class TestTracer:
     def test_a_client_that_no_instrumentation_is_known_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ollama", ModuleType("ollama"))
         assert "gateway" in self.found(lambda: send() or 1.0).fix
+
+    def test_an_instrumentation_that_is_not_switched_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))
+        monkeypatch.setattr(FakeOpenAIInstrumentor, "_instance", FakeOpenAIInstrumentor())
+        assert "openai is not instrumented" in self.found(lambda: send() or 1.0).text
 
     def test_an_instrumented_client_whose_calls_are_not_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "openai", ModuleType("openai"))
