@@ -62,7 +62,7 @@ class BaseTracer(ParallelWorkerBase, ABC):
         """
 
     def idle_settings(self) -> list[str]:
-        """Say which settings have had no effect so far, one sentence each. ``Trainer.check`` asks at the rollout's end."""
+        """Say which settings have had no effect so far, a sentence each. ``Trainer.check`` asks at a rollout's end."""
         return []
 
     def trace_run(self, func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -9,7 +9,7 @@ from uuid import UUID
 from langchain_core.agents import AgentAction
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry import trace as trace_api
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
@@ -230,7 +230,11 @@ class LangchainCallbackHandler(BaseCallbackHandler):
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End it."""
         content = output.content if isinstance(output, BaseMessage) else output
-        self._end(run_id, {"gen_ai.tool.call.result": text_of(content)})
+        attributes = {"gen_ai.tool.call.result": text_of(content)}
+        if isinstance(output, ToolMessage):
+            # Older releases of LangChain do not tell it when the tool begins.
+            attributes["gen_ai.tool.call.id"] = output.tool_call_id
+        self._end(run_id, attributes)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End one that failed."""

@@ -32,11 +32,15 @@ logger = logging.getLogger(__name__)
 
 _CHAT = ("openai.resources.chat.completions", "openai.chat.completion", ChatAnswer)
 _RESPONSES = ("openai.resources.responses", "openai.responses.create", ResponseAnswer)
+# Where `parse` was before it was moved.
+_BETA = ("openai.resources.beta.chat.completions", "openai.chat.completion", ChatAnswer)
 _METHODS = (
     (*_CHAT, "Completions", ("create", "parse")),
     (*_CHAT, "AsyncCompletions", ("create", "parse")),
     (*_RESPONSES, "Responses", ("create", "parse")),
     (*_RESPONSES, "AsyncResponses", ("create", "parse")),
+    (*_BETA, "Completions", ("parse",)),
+    (*_BETA, "AsyncCompletions", ("parse",)),
 )
 _NOT_SENT = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 _RAW = "X-Stainless-Raw-Response"
@@ -53,9 +57,9 @@ class WholeOpenaiInstrumentor(OpenaiInstrumentor):
         tracer: Tracer | None = self._tracer
         assert tracer is not None
         for module, name, answer, class_name, methods in _METHODS:
-            owner = getattr(import_module(module), class_name)
+            owner = _find(module, class_name)
             for method in methods:
-                if hasattr(owner, method):
+                if hasattr(owner, method) and (owner, method) not in self._wrapped:
                     make = _async_wrapper if class_name.startswith("Async") else _wrapper
                     wrap_function_wrapper(owner, method, make(tracer, name, answer))
                     self._wrapped.append((owner, method))
@@ -64,6 +68,13 @@ class WholeOpenaiInstrumentor(OpenaiInstrumentor):
         for owner, method in self._wrapped:
             unwrap(owner, method)
         self._wrapped.clear()
+
+
+def _find(module: str, class_name: str) -> Any:
+    try:
+        return getattr(import_module(module), class_name, None)
+    except ModuleNotFoundError:
+        return None
 
 
 class _Call:

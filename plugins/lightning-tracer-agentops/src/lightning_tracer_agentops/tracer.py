@@ -118,11 +118,11 @@ class AgentOpsTracer(SharedTracer):
             self._listening.append(provider)
 
     def idle_settings(self) -> list[str]:
-        """Say which settings have had no effect so far."""
+        """Say that ``daemon`` has no effect, if somebody set it; see :meth:`BaseTracer.idle_settings`."""
         return (
             []
             if self._daemon
-            else ["daemon=False: there is no local AgentOps server whose process it could be about"]
+            else ["tracer.daemon is false, and there is no local AgentOps server it could be about"]
         )
 
     def get_langchain_callback_handler(self, tags: list[str] | None = None) -> LangchainCallbackHandler:
