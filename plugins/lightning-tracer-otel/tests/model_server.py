@@ -85,14 +85,15 @@ class Model:
             deltas = [{"role": "assistant", "tool_calls": calls}]
         choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
         if body.get("return_token_ids"):
-            head["prompt_token_ids"] = [1, 2, 3]
             for number, choice in enumerate(choices):
                 choice["token_ids"] = [4 + number]
         if body.get("logprobs"):
             for choice in choices:
                 choice["logprobs"] = {"content": [LOGPROB]}
         choices.append({"index": 0, "delta": {}, "finish_reason": reason})
-        chunks = [json.dumps({**head, "choices": [choice]}) for choice in choices]
+        first = {"prompt_token_ids": [1, 2, 3]} if body.get("return_token_ids") else {}
+        chunks = [json.dumps({**head, **first, "choices": [choices[0]]})]
+        chunks += [json.dumps({**head, "choices": [choice]}) for choice in choices[1:]]
         if body.get("stream_options", {}).get("include_usage"):
             chunks.append(json.dumps({**head, "choices": [], "usage": USAGE}))
         return await stream(request, [*chunks, "[DONE]"])

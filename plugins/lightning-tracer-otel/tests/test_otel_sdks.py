@@ -167,7 +167,10 @@ async def test_a_run_of_openai_agents_that_openai_records_too(make_tracer, endpo
 # LiteLLM, whose own requirements keep it out of most environments
 
 
-async def test_calls_of_litellm_that_openai_records_too(make_tracer, endpoint):
+@pytest.mark.filterwarnings("ignore")
+async def test_calls_of_litellm_that_openai_records_too(make_tracer, endpoint, monkeypatch):
+    # It would ask the network for prices when it is imported.
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm")
     request: Any = {"model": "openai/echo", "api_base": endpoint, "api_key": "none"}
     tracer = make_tracer(instrument=["litellm", "openai"])
