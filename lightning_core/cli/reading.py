@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from lightning_core.adapter import advice
@@ -92,7 +92,18 @@ class RewardLine:
 
 @dataclass(frozen=True)
 class RolloutReport:
-    """What became of one rollout, and whether something can be learned from it."""
+    """What became of one rollout, and whether something can be learned from it.
+
+    Attributes:
+        rollout: The rollout.
+        attempts: How many attempts it had.
+        spans: How many spans the latest one has.
+        calls: The calls of that one, in order.
+        rewards: Its rewards, in order.
+        problems: What keeps an algorithm from learning from it.
+        error: Why it did not succeed.
+        without_calls: Why the adapter found no call, if it did not.
+    """
 
     rollout: RolloutV2
     attempts: int
@@ -101,7 +112,7 @@ class RolloutReport:
     rewards: Sequence[RewardLine] = ()
     problems: Sequence[Problem] = ()
     error: str | None = None
-    notes: Sequence[str] = field(default_factory=tuple[str, ...])
+    without_calls: str | None = None
 
     @property
     def counted(self) -> list[CallLine]:
@@ -134,7 +145,6 @@ class RolloutReport:
             "calls": [asdict(call) for call in self.calls],
             "rewards": [asdict(reward) for reward in self.rewards],
             "problems": [asdict(problem) for problem in self.problems],
-            "notes": list(self.notes),
             "usable_calls": self.usable,
         }
 
@@ -175,7 +185,7 @@ def explain_rollout(
         adapter: An adapter that explains each call and each reward, if there is one.
     """
     ordered = sorted(spans, key=lambda span: span.sequence_id)
-    calls, rewards, notes = _by_adapter(ordered, adapter) or _by_credit(ordered, credit)
+    calls, rewards, without_calls = _by_adapter(ordered, adapter) or _by_credit(ordered, credit)
     latest = attempts[-1] if attempts else None
     error = None
     if latest is not None and rollout.is_final and rollout.status != "succeeded":
@@ -188,7 +198,7 @@ def explain_rollout(
         sorted(calls, key=lambda call: call.place),
         sorted(rewards, key=lambda reward: reward.place),
         error=error,
-        notes=tuple(notes),
+        without_calls=without_calls,
     )
     return replace(report, problems=tuple(_problems(report)))
 
@@ -226,7 +236,7 @@ def _line(place: int, span: Span, call: LLMCall, **more: Any) -> CallLine:
 
 def _by_credit(
     spans: Sequence[Span], credit: CreditPolicy
-) -> tuple[list[CallLine], list[RewardLine], Sequence[str]]:
+) -> tuple[list[CallLine], list[RewardLine], str | None]:
     """Explain with what the core knows by itself."""
     reading = read_attempt(spans)
     trace = reading.trace
@@ -255,12 +265,12 @@ def _by_credit(
         )
         for number, (reward, gone) in enumerate(zip(trace.rewards, outcome.rewards, strict=True))
     ]
-    return calls, rewards, ()
+    return calls, rewards, None
 
 
 def _by_adapter(
     spans: Sequence[Span], adapter: TraceAdapter[Any] | None
-) -> tuple[list[CallLine], list[RewardLine], Sequence[str]] | None:
+) -> tuple[list[CallLine], list[RewardLine], str | None] | None:
     """Explain with an adapter, whose reading of the calls is the one that counts."""
     if adapter is None:
         return None
@@ -295,7 +305,7 @@ def _by_adapter(
         )
         for told in told_rewards
     ]
-    return calls, rewards, explanation.notes
+    return calls, rewards, explanation.empty_because
 
 
 def _problems(report: RolloutReport) -> Iterator[Problem]:
@@ -322,7 +332,7 @@ def _problem(kind: str, fix: str, text: str | None = None) -> Problem:
 def _problems_of_calls(report: RolloutReport) -> Iterator[Problem]:
     counted = report.counted
     if not report.calls:
-        yield _problem("no span is an LLM call", advice.NO_CALLS)
+        yield _problem("no LLM call was found", advice.NO_CALLS, report.without_calls)
     elif not counted:
         first = report.calls[0]
         judging = "reward function" in (first.left_out or "")

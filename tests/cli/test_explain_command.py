@@ -87,9 +87,11 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
-def fit(store: str, *tasks: str) -> str:
+def fit(store: str, *tasks: str, **settings: Any) -> str:
     llm = LLM(endpoint="http://localhost/v1", model="tiny")
-    trainer = Trainer(tracer="dummy", algorithm="baseline", store=store, initial_resources={"llm": llm})
+    trainer = Trainer(
+        tracer="dummy", algorithm="baseline", store=store, initial_resources={"llm": llm}, **settings
+    )
     return trainer.fit(agent, list(tasks)).run_id
 
 
@@ -158,7 +160,7 @@ def test_trap_19_a_reward_that_landed_nowhere_is_named(store: str, reader: str):
     [
         ("no reward", "there is no reward", "emit_reward"),
         ("no number", "rewards hold no finite number", "emit_reward"),
-        ("no calls", "no span is an LLM call", "instrument"),
+        ("no calls", "no LLM call was found", "instrument"),
         ("no spans", "no span was recorded", "tracer"),
         ("failed", "the rollout failed", "max_attempts"),
     ],
@@ -251,6 +253,14 @@ def test_the_adapter_knows_spans_of_one_call(store: str):
     found, _ = records(store, fit(store, "twice"))
     (only,) = found[0]["calls"]
     assert "the same call as #1 ChatCompletion" in only["reason"]
+
+
+def test_the_adapter_of_the_run_is_the_one_that_reads_it(store: str):
+    pytest.importorskip("lightning_adapter_triplet", reason="the adapter is a plugin")
+    run_id = fit(store, "good", adapter="llm-proxy-triplet")
+    (found,), _ = records(store, run_id)
+    assert found["calls"] == []
+    assert "no span is of a gateway, but 2 are LLM calls" in found["problems"][0]["text"]
 
 
 @pytest.mark.parametrize(
