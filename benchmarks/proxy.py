@@ -27,25 +27,26 @@ _spawn = multiprocessing.get_context("spawn")
 
 STREAMS = 16
 CHUNKS = 20
+TOKENS = 32
 SECONDS = 5.0
 ROUNDS = 3
 MESSAGES = [{"role": "user", "content": "Tell me about the sea. " * 20}]
 
 
 def _answer() -> bytes:
-    """An answer of 64 tokens as vLLM gives it with ids and log-probabilities."""
+    """An answer of TOKENS tokens as vLLM gives it with ids and log-probabilities."""
     content = [
         {"token": "word", "logprob": -0.5, "bytes": [119, 111, 114, 100], "top_logprobs": []}
-        for _ in range(64)
+        for _ in range(TOKENS)
     ]
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": "word" * 64},
+        "message": {"role": "assistant", "content": "word" * TOKENS},
         "logprobs": {"content": content},
         "finish_reason": "stop",
-        "token_ids": list(range(64)),
+        "token_ids": list(range(TOKENS)),
     }
-    usage = {"prompt_tokens": 120, "completion_tokens": 64, "total_tokens": 184}
+    usage = {"prompt_tokens": 120, "completion_tokens": TOKENS, "total_tokens": 120 + TOKENS}
     return json.dumps(
         {
             "id": "chatcmpl-1",

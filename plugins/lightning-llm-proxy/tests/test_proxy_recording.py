@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from lightning_core.store import InMemoryLightningStore
 from lightning_core.types import LLMCall
 
 from .upstream import Request, always, streaming
@@ -338,6 +340,30 @@ async def test_the_span_is_in_the_store_before_the_answer_ends(attempt, serve, g
     for number in range(20):
         await post(proxy, messages=HELLO, stream=True)
         assert len(await attempt.spans()) == number + 1
+
+
+async def test_the_mark_of_the_end_waits_for_the_span(attempt, serve, gateway, client):
+    """Many clients read no further than that."""
+    go_on = asyncio.Event()
+
+    class Gated(InMemoryLightningStore):
+        async def add_spans(self, spans):
+            while not go_on.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            return await attempt.store.add_spans(spans)
+
+    upstream = await serve(streaming(sse(*vllm_chat_chunks())))
+    proxy = await gateway(upstream, store=Gated(), confirm_seconds=60)
+    url = proxy.as_resource().get_base_url(attempt.rollout_id, attempt.attempt_id)
+    body = {"model": "m", "messages": [], "stream": True}
+    async with client.post(f"{url}/chat/completions", json=body) as response:
+        await response.content.readuntil(b'"stop"')
+        end = asyncio.create_task(response.content.readuntil(b"[DONE]"))
+        await asyncio.wait([end], timeout=0.3)
+        assert not end.done()
+        go_on.set()
+        await end
+        assert len(await attempt.spans()) == 1
 
 
 async def test_spans_are_in_the_order_in_which_calls_ended(attempt, serve, gateway, post):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -122,7 +122,7 @@ class Call:
             self.take_changed(self.assemble())
         duration = time.perf_counter() - self._begin
         trace_id, parent_id = _parent(self.traceparent)
-        span_id = secrets.token_hex(8)
+        span_id = f"{random.getrandbits(64) or 1:016x}"
         operation, model = self.api.operation, self.request.get("model")
         context = SpanContext.trusted(
             {"trace_id": trace_id, "span_id": span_id, "is_remote": False, "trace_state": {}}
@@ -251,4 +251,4 @@ def _parent(traceparent: str | None) -> tuple[str, str | None]:
                 return parts[1].lower(), parts[2].lower()
         except ValueError:
             pass
-    return secrets.token_hex(16), None
+    return f"{random.getrandbits(128) or 1:032x}", None

@@ -236,8 +236,9 @@ class Gateway:
                 return await self._stream(request, passing, answering)
             return await self._whole(passing, answering)
         finally:
-            # Cuts the connection, and so ends the upstream's work, unless its answer was read to the end.
-            response.close()
+            if response.connection is not None:
+                # The answer was not read to its end: without a connection, the upstream stops its work.
+                response.close()
             answering.backend.release()
 
     # Asking upstreams
@@ -251,13 +252,13 @@ class Gateway:
         model = passing.request.get("model")
         call = passing.call
         failed: set[Backend] = set()
-        refusal = Refusal(404, self._unknown(model))
+        refusal: Refusal | None = None
         repeated = False
         while True:
             begin = time.perf_counter()
             backend = await self.upstreams.acquire(model, failed)
             if backend is None:
-                raise refusal
+                raise refusal or Refusal(404, self._unknown(model))
             if call is not None:
                 call.waited(time.perf_counter() - begin)
             keep = False
