@@ -120,7 +120,7 @@ def test_a_part_that_is_not_installed_is_an_error_without_traceback() -> None:
 def test_a_time_limit() -> None:
     result = run("my_agents:stuck", "1", "--timeout", "0.05")
     assert result.exit_code == 1
-    assert "timeout" in result.output
+    assert "timeout_seconds=0.05" in result.output
 
 
 def test_an_endpoint_that_does_not_answer_is_a_problem() -> None:

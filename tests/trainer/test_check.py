@@ -284,6 +284,7 @@ class TestRollout:
 
         report = trainer().check(stuck, "task", timeout_seconds=0.05)
         assert report.reason == "timeout"
+        assert "timeout_seconds=0.05" in point(report, "rollout").text
         assert "timeout_seconds" in point(report, "rollout").fix
 
     def test_missing_resources(self) -> None:
