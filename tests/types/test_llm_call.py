@@ -404,6 +404,15 @@ def test_each_choice_has_its_own_ids() -> None:
     answer = {"choices": [choice(token_ids=[1]), choice(token_ids=[2])], "usage": {"completion_tokens": 2}}
     call = LLMCall.from_attributes({**openinference(answer), "response_token_ids": [9]})
     assert [one.token_ids.ids for one in call.choices] == [[1], [2]]
+    without = {**openinference({"choices": [choice(), choice()]}), "response_token_ids": [9]}
+    assert [one.token_ids.ids for one in LLMCall.from_attributes(without).choices] == [None, None]
+
+
+def test_a_choice_without_a_message_does_not_lend_its_ids_to_the_next() -> None:
+    """Trap 20."""
+    answer = {"choices": [{"index": 0, "token_ids": [1]}, choice(token_ids=[2])]}
+    (told,) = LLMCall.from_attributes(openinference(answer)).choices
+    assert told.token_ids.ids == [2]
 
 
 # Whatever the attributes
