@@ -84,7 +84,7 @@ async def test_recorded_ids_are_those_that_were_sampled(
 
 
 async def test_an_exact_stream_says_what_the_whole_answer_says(engine, attempt, gateway):
-    proxy = await gateway(upstream(engine, exact_streams=True))
+    proxy = await gateway(upstream(engine))
     url = proxy.as_resource().get_base_url(attempt.rollout_id, attempt.attempt_id)
     request = {**body("Tell me a story.", 7), "model": engine.model}
     own = {"cache_prompt": request.pop("cache_prompt")}
@@ -129,7 +129,7 @@ async def test_the_other_apis_of_llamacpp(engine, attempt, gateway):
 
 
 async def test_a_client_that_goes_away_frees_the_engine(engine, attempt, gateway, client):
-    proxy = await gateway(upstream(engine))
+    proxy = await gateway(upstream(engine, exact_streams=False))
     url = proxy.as_resource().get_base_url(attempt.rollout_id, attempt.attempt_id)
     request = {**body("Count to a thousand.", 1, max_tokens=400, ignore_eos=True), "stream": True}
     response = await client.post(f"{url}/chat/completions", json={**request, "model": engine.model})

@@ -44,8 +44,11 @@ class Upstream(BaseModel):
         description="What serves there, and so how it is asked for token ids. auto: found out; none: ask nothing.",
     )
     exact_streams: bool = Field(
-        default=False,
-        description="Have a stream of llama.cpp cut from a whole answer: no token id is missing, but it begins late.",
+        default=True,
+        description=(
+            "Have recorded streams of llama.cpp cut from whole answers, since its streams leave out token ids. They "
+            "begin when the answer is complete."
+        ),
     )
     weight: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="Share of the calls, among upstreams of one name."
