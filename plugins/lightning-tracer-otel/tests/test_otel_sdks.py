@@ -122,17 +122,21 @@ async def test_a_call_of_langchain_that_openai_records_too_is_one(make_tracer, c
 # The OpenAI Agents SDK
 
 
-class Nowhere:
+class Listening:
     """A processor that the program has set."""
 
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
+        return lambda *args, **kwargs: self.heard.append(name)
 
 
 async def test_a_run_of_openai_agents_that_openai_records_too(make_tracer, endpoint):
     agents = pytest.importorskip("agents")
     # Not its own, which would send the test's traces to OpenAI if there were a key.
-    agents.set_trace_processors([Nowhere()])
+    programs = Listening()
+    agents.set_trace_processors([programs])
 
     def processors() -> Any:
         return agents.tracing.get_trace_provider()._multi_processor._processors
@@ -148,12 +152,13 @@ async def test_a_run_of_openai_agents_that_openai_records_too(make_tracer, endpo
         model = agents.OpenAIChatCompletionsModel("echo", client)
         agent = agents.Agent(name="guide", instructions="brief", model=model, tools=[look])
         # A second time, nothing is doubled.
-        for _ in range(2):
+        for run in range(2):
             tracer.init_worker(0)
             async with tracer.trace_context("rollout") as trace:
                 result = await agents.Runner.run(agent, "what is there?")
             tracer.teardown_worker(0)
             assert processors() == before
+            assert programs.heard.count("on_trace_end") == run + 1
             assert result.final_output == "a house"
             first, second = triplets(trace.spans)
             assert first.response["message"]["tool_calls"][0]["function"]["name"] == "look"
