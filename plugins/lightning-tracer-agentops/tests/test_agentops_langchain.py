@@ -318,6 +318,9 @@ async def test_the_tools_of_a_real_client(make_tracer, chat, instrumented):
     assert tool_call["id"] == "call-0"
     assert tool_call["function"]["name"] == "weather"
     assert json.loads(tool_call["function"]["arguments"]) == {"city": "Rome"}
+    if instrumented:
+        # Over the wire they came with two spaces, which LangChain has lost.
+        assert tool_call["function"]["arguments"] == '{"city":  "Rome"}'
     assert first.response.finish_reason == "tool_calls"
     assert [tool["function"]["name"] for tool in first.tools] == ["weather"]
     assert first.tools[0]["function"]["parameters"]["properties"]["city"]["type"] == "string"
@@ -334,6 +337,26 @@ def test_an_error_of_the_server_is_one_span(make_tracer, chat):
     assert not span.status.is_ok
     assert "400" in span.status.description
     assert LLMCall.from_span(span).messages == [{"role": "user", "content": "fail"}]
+
+
+def test_what_went_over_the_wire_is_what_the_model_saw(make_tracer, server):
+    class Pirate(GenericFakeChatModel):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            asked = [{"role": "system", "content": "Arr."}, {"role": "user", "content": messages[0].content}]
+            with openai.OpenAI(base_url=server.url, api_key="none") as client:
+                client.chat.completions.create(model="echo", messages=asked)
+            return super()._generate(messages, stop, run_manager, **kwargs)
+
+    tracer = make_tracer()
+    tracer.init_worker(0)
+    with tracer.trace_context("rollout") as trace:
+        handler = tracer.get_langchain_callback_handler()
+        Pirate(messages=iter(["Aye."])).invoke("Is it?", config={"callbacks": [handler]})
+    [span] = calls(trace)
+    call = LLMCall.from_span(span)
+    assert span.name == "Pirate"
+    assert [message["content"] for message in call.messages] == ["Arr.", "Is it?"]
+    assert call.response.message["content"] == "Is it?"
 
 
 def test_a_model_that_asks_others_is_no_call_itself(make_tracer, server):
