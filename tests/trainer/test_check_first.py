@@ -365,7 +365,9 @@ class TestBeside:
         look = self.look()
         async with look.beside():
             rollouts = [RolloutV2(rollout_id=f"ro-{number}", input=0, start_time=0) for number in range(9)]
-            await self.remembered(look, rollouts)
+            await self.remembered(look, rollouts[:3])
+            assert look._scope.on_new is not None
+            await self.remembered(look, rollouts[3:])
             assert len(look._pending) == 5
             assert look._scope.on_new is None
 
