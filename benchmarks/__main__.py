@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ["imports", "store", "sqlite", "postgres", "spans", "capture", "runner", "loop", "adapter", "http"]
+NAMES = [
+    "imports",
+    "store",
+    "sqlite",
+    "postgres",
+    "spans",
+    "capture",
+    "runner",
+    "loop",
+    "adapter",
+    "http",
+    "proxy",
+]
 
 
 def main() -> None:

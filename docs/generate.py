@@ -28,6 +28,7 @@ from lightning_core.plugin import builtins as builtin_components
 from lightning_core.plugin.catalog import PLURALS
 from lightning_core.plugin.component import KINDS
 
+DOORS = ("lightning_core.client", "lightning_core.llm_proxy", "lightning_core.server")
 DOCS = Path(__file__).parent
 PLUGINS = DOCS.parent / "plugins"
 REGION = re.compile(
@@ -256,7 +257,11 @@ def public_names() -> str:
 
 def automodule(module: str) -> str:
     """Return the section of a module in the reference."""
-    return "\n".join([f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""])
+    lines = [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
+    if module in DOORS:
+        # What they lead to is in the reference of its package.
+        lines.append("   :no-members:")
+    return "\n".join([*lines, "```", ""])
 
 
 def public_modules(package: str, *, within: bool = False) -> list[str]:
