@@ -8,8 +8,10 @@ The server and every client are processes of their own.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
+import random
 import sqlite3
 import statistics
 import sys
@@ -33,6 +35,8 @@ TOKEN = "benchmark"
 CLIENTS = 4
 SECONDS = 5.0
 BATCH = 200
+TARGET = 8_000
+"""Spans per second that all clients together are to get acknowledged."""
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -54,9 +58,11 @@ def _serve(spec: str, link: Connection) -> None:
     if spec:
         from lightning_store_http import LightningStoreServer
 
+        from lightning_core.execution.garbage import rare_collections
         from lightning_core.plugin import resolve
 
-        with LightningStoreServer(resolve("store", spec), token=TOKEN) as server:
+        # As `lightning-core store serve` does.
+        with rare_collections(), LightningStoreServer(resolve("store", spec), token=TOKEN) as server:
             link.send(server.url)
             _until_hang_up(link)
         return
@@ -110,26 +116,35 @@ def _client(url: str) -> Any:
     return LightningStoreClient(url, token=TOKEN)
 
 
-def _write(url: str, link: Connection) -> None:
-    """Write batches of spans for some seconds; sends how many were acknowledged and how long that took."""
+def _write(url: str, link: Connection, rate: float = 0.0) -> None:
+    """Write batches of spans for some seconds; sends how many were acknowledged and how long that took.
+
+    ``rate`` is in spans per second; 0 is as fast as they are acknowledged.
+    """
 
     async def write() -> tuple[int, float]:
         client = _client(url)
         rollout = await client.start_rollout({"task": 1})
         names = (rollout.rollout_id, rollout.attempt.attempt_id)
-        batches = [make_batch(*names) for _ in range(40)]
-        await client.add_spans(batches[0])
+        # In a burst where nobody waits for it, else one by one: the clients share the cores with the server.
+        many = 1 if rate else 40
+        batches = [make_batch(*names) for _ in range(many)]
+        await client.add_spans(batches.pop())
         link.send("ready")
         link.recv()
+        if rate:
+            # Clients that know nothing of each other do not write in step.
+            await asyncio.sleep(random.uniform(0, BATCH / rate))
         number, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < SECONDS:
-            if number and number % len(batches) == 0:
-                batches = [make_batch(*names) for _ in range(40)]
+            batches = batches or [make_batch(*names) for _ in range(many)]
             number += 1
-            await client.add_spans(batches[number % len(batches)])
+            await client.add_spans(batches.pop())
+            if rate:
+                await asyncio.sleep(begin + number * BATCH / rate - time.perf_counter())
         seconds = time.perf_counter() - begin
         await client.close()
-        return number * len(batches[0]), seconds
+        return number * BATCH, seconds
 
     link.send(asyncio.run(write()))
 
@@ -152,6 +167,11 @@ def _echo(url: str, link: Connection) -> None:
         return number * 200, time.perf_counter() - begin
 
     link.send(asyncio.run(write()))
+
+
+def _write_steadily(url: str, link: Connection) -> None:
+    """Write a client's share of the target, and no more."""
+    _write(url, link, TARGET / CLIENTS)
 
 
 def _enqueue(url: str, link: Connection) -> None:
@@ -207,10 +227,10 @@ def throughput(folder: Path, stores: dict[str, str]) -> None:
     limit = 1 / statistics.median(bare(folder / f"bare-{number}.db", raw)[0] for number in range(3))
     with serving("") as (url, _):
         echo = _rate(together(*[(_echo, url)] * CLIENTS))
-    for name, spec in stores.items():
+    for (name, spec), write in itertools.product(stores.items(), (_write, _write_steadily)):
         with serving(spec) as (url, process):
             before = sum(process.cpu_times()[:2])
-            *written, taken = together(*[(_write, url)] * CLIENTS, (_enqueue, url))
+            *written, taken = together(*[(write, url)] * CLIENTS, (_enqueue, url))
             cpu = sum(process.cpu_times()[:2]) - before
             memory = process.memory_info().rss
         rate = _rate(written)
@@ -219,6 +239,7 @@ def throughput(folder: Path, stores: dict[str, str]) -> None:
         rows.append(
             [
                 name,
+                "all they can" if write is _write else f"{TARGET:,}/s",
                 rate,
                 f"{rate / limit:.2f}",
                 f"{rate / echo:.2f}",
@@ -233,6 +254,7 @@ def throughput(folder: Path, stores: dict[str, str]) -> None:
     table(
         [
             "store",
+            "clients write",
             "spans/s",
             "of bare SQLite",
             "of bare echo",
