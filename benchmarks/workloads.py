@@ -195,11 +195,14 @@ def feeder(workload: Workload, tasks: int, figures: dict[str, Any]) -> Any:
         first = await store.enqueue_rollouts(idle)
         await store.wait_for_rollouts(rollout_ids=[one.rollout_id for one in first])
         begin = time.perf_counter()
+        cores = psutil.cpu_times()
         async with asyncio.TaskGroup() as group:
             for start in range(0, tasks, workload.batch):
                 await room.acquire()
                 group.create_task(one_batch(range(start, min(start + workload.batch, tasks))))
         figures["seconds"] = time.perf_counter() - begin
+        spent = [now - then for now, then in zip(psutil.cpu_times(), cores, strict=True)]
+        figures["cores"] = dict(zip(cores._fields, (part / sum(spent) for part in spent), strict=True))
         figures["spans"] = spans_read
 
     return feed
@@ -281,6 +284,8 @@ def main() -> None:
                     alone * 1000,
                     f"{rate * alone / (os.cpu_count() or 1):.2f}",
                     enqueue[int(len(enqueue) * 0.99)] * 1000,
+                    f"{figures['cores']['idle']:.2f}",
+                    f"{figures['cores'].get('steal', 0.0):.2f}",
                 ]
             )
             print(f"{name} on {store}: {rate:,.1f}/s", flush=True)
@@ -300,6 +305,8 @@ def main() -> None:
             "CPU ms/task, bare agent",
             "of all cores with bare agents",
             "p99 of enqueueing a batch, ms",
+            "of all cores idle",
+            "taken by other machines",
         ],
         rows,
     )
