@@ -24,7 +24,9 @@ class ResourcesCache:
 
     def __init__(self, size: int) -> None:
         if size < 1:
-            raise ConfigurationError(f"cache_size={size}: a client remembers 1 version of its resources at least")
+            raise ConfigurationError(
+                f"cache_size={size}: a client remembers 1 version of its resources at least"
+            )
         self._size = size
         self._items: OrderedDict[str, ResourcesUpdate] = OrderedDict()
 

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import uuid
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -73,11 +73,15 @@ class AgentLightningClient:
         cache_size: int = 32,
     ) -> None:
         if not poll_interval >= 0:
-            raise ConfigurationError(f"poll_interval={poll_interval!r}: a number of seconds from 0 on is needed")
+            raise ConfigurationError(
+                f"poll_interval={poll_interval!r}: a number of seconds from 0 on is needed"
+            )
         if not timeout > 0:
             raise ConfigurationError(f"timeout={timeout!r}: a number of seconds above 0 is needed")
         if not retry_seconds >= 0:
-            raise ConfigurationError(f"retry_seconds={retry_seconds!r}: a number of seconds from 0 on is needed")
+            raise ConfigurationError(
+                f"retry_seconds={retry_seconds!r}: a number of seconds from 0 on is needed"
+            )
         self._connection = Connection(endpoint, timeout, token)
         self.endpoint = self._connection.endpoint
         self.poll_interval = poll_interval
@@ -229,14 +233,14 @@ class AgentLightningClient:
         answer = await self._ask("POST", ROLLOUT_PATH, body=write(rollout), patience=self._retry_seconds)
         if answer is None:
             logger.error(
-                "rollout %s could not be reported: the server at %s could not be reached for %g s. The server will hand "
-                "the task out again",
+                "rollout %s could not be reported: the server at %s could not be reached for %g s. It will hand the "
+                "task out again",
                 rollout.rollout_id,
                 self.endpoint,
                 self._retry_seconds,
             )
             return None
-        if not isinstance(answer.value, dict):
+        if not answer.is_object:
             raise self._connection.stranger(f"POST {ROLLOUT_PATH}", f"with {answer.message}")
         if answer.status >= 400:
             logger.error(
@@ -245,7 +249,7 @@ class AgentLightningClient:
                 rollout.rollout_id,
                 answer.message,
             )
-        return cast("dict[str, Any]", answer.value)
+        return answer.value
 
     async def _ask(
         self,

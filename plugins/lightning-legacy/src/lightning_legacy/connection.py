@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 from pydantic_core import from_json
@@ -18,7 +18,7 @@ from .errors import LegacyServerError
 from .protocol import TOKEN_VARIABLE, check_token
 from .sessions import shared_session
 
-__all__ = ["Answer", "Backoff", "Connection", "Trouble"]
+__all__ = ["Answer", "Backoff", "Connection", "Trouble", "pause"]
 
 _TRY_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_PAUSE: Final = 0.1
@@ -40,12 +40,13 @@ class Answer(NamedTuple):
     @property
     def message(self) -> str:
         """What it says in words, if it is an error."""
-        if isinstance(self.value, dict):
-            fields = cast("dict[str, Any]", self.value)
-            said = fields.get("message") or fields.get("detail")
-            if said:
-                return str(said)
-        return _shown(self.body)
+        said = self.value.get("message") or self.value.get("detail") if self.is_object else None
+        return str(said) if said else _shown(self.body)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the value is a JSON object."""
+        return isinstance(self.value, dict)
 
 
 class Backoff:

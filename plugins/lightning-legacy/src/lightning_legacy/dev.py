@@ -45,19 +45,23 @@ class DevTaskLoader(AgentLightningClient):
     """
 
     def __init__(
-        self, tasks: Sequence[TaskInput] | Sequence[Task], resources: NamedResources | ResourcesUpdate, **kwargs: Any
+        self,
+        tasks: Sequence[TaskInput | Task],
+        resources: NamedResources | ResourcesUpdate,
+        **kwargs: Any,
     ) -> None:
         # An endpoint is of no use here, and nothing is sent to it.
         super().__init__("http://localhost", **kwargs)
         self.endpoint = _LOCAL
-        if not tasks:
-            raise DatasetError("DevTaskLoader(tasks=…) is empty: give it at least one task to try the agent on")
+        if isinstance(tasks, str) or not len(tasks):
+            raise DatasetError("DevTaskLoader(tasks=…) needs a list of at least one task to try the agent on")
         if not isinstance(resources, ResourcesUpdate):
             resources = ResourcesUpdate(resources_id=_LOCAL, resources=resources)
         self._resources = resources.model_copy(deep=True)
         # Taking from it and adding to the other are atomic, so no lock is needed between threads.
         self._queue = deque(
-            task if isinstance(task, Task) else self._assemble(number, task) for number, task in enumerate(tasks)
+            task if isinstance(task, Task) else self._assemble(number, task)
+            for number, task in enumerate(tasks)
         )
         self._rollouts: list[Rollout] = []
 

@@ -33,7 +33,7 @@ def shared_session() -> aiohttp.ClientSession:
 @atexit.register
 def _close() -> None:
     # Not closed, it would say so at the end of every program.
-    if _session is None or _session.closed or _loop is not bridge_loop():
+    if _session is None or _session.closed or _loop is None or _loop is not bridge_loop():
         return
     closing = asyncio.run_coroutine_threadsafe(_session.close(), _loop)
     try:
