@@ -2,7 +2,13 @@
 
 from lightning_core._lazy import lazy_module
 
-from .agent import LitAgent, call_deprecated_end, call_deprecated_start, is_v0_1_rollout_api
+from .agent import (
+    LitAgent,
+    call_deprecated_end,
+    call_deprecated_start,
+    call_rollout,
+    is_v0_1_rollout_api,
+)
 from .functional import FunctionalLitAgent, llm_rollout, prompt_rollout, rollout
 
 TYPE_CHECKING = False
@@ -17,6 +23,7 @@ __all__ = [
     "LitAgent",
     "call_deprecated_end",
     "call_deprecated_start",
+    "call_rollout",
     "is_v0_1_rollout_api",
     "llm_rollout",
     "prompt_rollout",

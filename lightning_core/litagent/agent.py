@@ -12,14 +12,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lightning_core.errors import ConfigurationError
-from lightning_core.types import NamedResources, RolloutRawResultV2, RolloutV2, Task
+from lightning_core.types import NamedResources, Rollout, RolloutRawResultV2, RolloutV2, Task
 
 if TYPE_CHECKING:
     from lightning_core.runner.base import BaseRunner
     from lightning_core.tracer.base import BaseTracer
     from lightning_core.trainer import Trainer
 
-__all__ = ["LitAgent", "call_deprecated_end", "call_deprecated_start", "is_v0_1_rollout_api"]
+__all__ = [
+    "LitAgent",
+    "call_deprecated_end",
+    "call_deprecated_start",
+    "call_rollout",
+    "is_v0_1_rollout_api",
+]
 
 T = TypeVar("T")
 
@@ -42,6 +48,8 @@ class LitAgent(Generic[T]):
 
     An async agent runs on the runner's event loop, a sync one in a thread of its own. For an agent that is
     one function, the decorator :func:`lightning_core.rollout` is shorter.
+
+    Methods of the v0.1 form, ``(task, rollout_id, resources)``, are called as they want it; they are deprecated.
 
     References back to the trainer and the runner are weak, and the runner is that of the worker in whose
     context the agent runs: workers that share the agent object in one process each see their own.
@@ -181,7 +189,7 @@ class LitAgent(Generic[T]):
             NotImplementedError: If the agent implements no sync method.
         """
         method = self.validation_rollout if _validates(rollout) else self.training_rollout
-        return _call(method, task, resources, rollout)
+        return call_rollout(method, task, resources, rollout)
 
     async def rollout_async(
         self, task: T, resources: NamedResources, rollout: RolloutV2
@@ -200,9 +208,9 @@ class LitAgent(Generic[T]):
             NotImplementedError: If the agent implements no method at all.
         """
         if self._implements("rollout") and not self.is_async():
-            return await _in_thread(self.rollout, task, resources, rollout)
+            return await _in_thread(call_rollout, self.rollout, task, resources, rollout)
         method = self.validation_rollout_async if _validates(rollout) else self.training_rollout_async
-        return await _call(method, task, resources, rollout)
+        return await call_rollout(method, task, resources, rollout)
 
     def training_rollout(self, task: T, resources: NamedResources, rollout: RolloutV2) -> RolloutRawResultV2:
         """Run one training task; arguments and result are those of :meth:`rollout`.
@@ -226,13 +234,13 @@ class LitAgent(Generic[T]):
 
         By default it runs :meth:`training_rollout` in a thread.
         """
-        return await _in_thread(_call, self.training_rollout, task, resources, rollout)
+        return await _in_thread(call_rollout, self.training_rollout, task, resources, rollout)
 
     def validation_rollout(
         self, task: T, resources: NamedResources, rollout: RolloutV2
     ) -> RolloutRawResultV2:
         """Run one validation or test task: by default, as :meth:`training_rollout` does."""
-        return _call(self.training_rollout, task, resources, rollout)
+        return call_rollout(self.training_rollout, task, resources, rollout)
 
     async def validation_rollout_async(
         self, task: T, resources: NamedResources, rollout: RolloutV2
@@ -242,8 +250,8 @@ class LitAgent(Generic[T]):
         If only the sync :meth:`validation_rollout` is implemented, that runs in a thread.
         """
         if self._implements("validation_rollout"):
-            return await _in_thread(_call, self.validation_rollout, task, resources, rollout)
-        return await _call(self.training_rollout_async, task, resources, rollout)
+            return await _in_thread(call_rollout, self.validation_rollout, task, resources, rollout)
+        return await call_rollout(self.training_rollout_async, task, resources, rollout)
 
     # Deprecated
 
@@ -268,26 +276,46 @@ def is_v0_1_rollout_api(func: Callable[..., Any]) -> bool:
     return "rollout_id" in inspect.signature(func).parameters
 
 
+def call_rollout(method: Callable[..., Any], task: Any, resources: NamedResources, rollout: RolloutV2) -> Any:
+    """Call a rollout method of an agent, of today's form or of v0.1's. For runners.
+
+    A method of v0.1 has a ``rollout_id`` in place of the rollout, before the resources or after them. It causes a
+    ``DeprecationWarning``, once for each method.
+
+    Returns:
+        What the method returns; the coroutine of one that is async.
+    """
+    place = _place_of_rollout_id(getattr(method, "__func__", method), hasattr(method, "__self__"))
+    if place is None:
+        return method(task, resources, rollout)
+    arguments = [task, resources]
+    arguments.insert(place, rollout.rollout_id)
+    return method(*arguments)
+
+
 async def call_deprecated_start(
-    agent: LitAgent[Any], rollout: RolloutV2, runner: BaseRunner[Any], tracer: BaseTracer
+    agent: LitAgent[Any], rollout: RolloutV2 | Task, runner: BaseRunner[Any], tracer: BaseTracer
 ) -> None:
     """Call the agent's deprecated ``on_rollout_start`` if it has one. For runners.
 
     Warns with a ``DeprecationWarning``, once for each class of agents.
     """
     if _overrides_deprecated(type(agent), "on_rollout_start"):
-        await _maybe_await(agent.on_rollout_start(_as_task(rollout), runner, tracer))
+        task = rollout if isinstance(rollout, Task) else _as_task(rollout)
+        await _maybe_await(agent.on_rollout_start(task, runner, tracer))
 
 
 async def call_deprecated_end(
-    agent: LitAgent[Any], rollout: RolloutV2, runner: BaseRunner[Any], tracer: BaseTracer
+    agent: LitAgent[Any], rollout: RolloutV2 | Rollout, runner: BaseRunner[Any], tracer: BaseTracer
 ) -> None:
-    """Call the agent's deprecated ``on_rollout_end`` if it has one. For runners.
+    """Call the agent's deprecated ``on_rollout_end`` if it has one, with the rollout in the runner's form. For runners.
 
     Warns with a ``DeprecationWarning``, once for each class of agents.
     """
     if _overrides_deprecated(type(agent), "on_rollout_end"):
-        await _maybe_await(agent.on_rollout_end(_as_task(rollout), rollout, runner, tracer))
+        task = rollout.task if isinstance(rollout, Rollout) else _as_task(rollout)
+        end: Callable[..., Any] = agent.on_rollout_end
+        await _maybe_await(end(task, rollout, runner, tracer))
 
 
 @lru_cache(maxsize=256)
@@ -330,12 +358,19 @@ def _validates(rollout: RolloutV2) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _takes_rollout_id(function: Callable[..., Any]) -> bool:
-    return is_v0_1_rollout_api(function)
-
-
-def _call(method: Callable[..., Any], task: Any, resources: NamedResources, rollout: RolloutV2) -> Any:
-    """Call a rollout method, also one that was written for the v0.1 form."""
-    if _takes_rollout_id(getattr(method, "__func__", method)):
-        return method(task, rollout.rollout_id, resources)
-    return method(task, resources, rollout)
+def _place_of_rollout_id(function: Callable[..., Any], bound: bool) -> int | None:
+    """Which argument of a v0.1 method the ``rollout_id`` is, counted from 0; ``None`` for a method of today's form."""
+    if not is_v0_1_rollout_api(function):
+        return None
+    name = getattr(function, "__qualname__", repr(function))
+    code = getattr(function, "__code__", None)
+    # Where the method is written, so that whoever runs the script that it is in gets to see it. The cache makes this
+    # the only call for this method.
+    warnings.warn_explicit(
+        f"{name} has the v0.1 form, with a rollout_id; write (task, resources, rollout) and use rollout.rollout_id",
+        DeprecationWarning,
+        getattr(code, "co_filename", "<unknown>"),
+        getattr(code, "co_firstlineno", 0),
+        module=getattr(function, "__module__", None),
+    )
+    return list(inspect.signature(function).parameters).index("rollout_id") - bound

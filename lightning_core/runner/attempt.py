@@ -21,7 +21,12 @@ from lightning_core.errors import (
     TraceError,
     VetoRollout,
 )
-from lightning_core.litagent.agent import LitAgent, call_deprecated_end, call_deprecated_start
+from lightning_core.litagent.agent import (
+    LitAgent,
+    call_deprecated_end,
+    call_deprecated_start,
+    call_rollout,
+)
 from lightning_core.plugin.lifecycle import HookCall, LifecycleHooks
 from lightning_core.runner.ending import Ending, agent_ending
 from lightning_core.runner.heartbeat import Heartbeat
@@ -201,8 +206,10 @@ class RunOfAttempt:
         try:
             async with scope:
                 if agent.is_async():
-                    return await agent.rollout_async(rollout.input, resources, rollout)
-                return await self._place.threads.run(lambda: agent.rollout(rollout.input, resources, rollout))
+                    return await call_rollout(agent.rollout_async, rollout.input, resources, rollout)
+                return await self._place.threads.run(
+                    lambda: call_rollout(agent.rollout, rollout.input, resources, rollout)
+                )
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_agent",
     "check_dataset",
+    "check_dry_run",
     "check_needs",
     "check_resources",
     "deprecated",
@@ -41,16 +42,22 @@ def refuse_unknown(unknown: Mapping[str, Any], constructor: Callable[..., Any]) 
     raise ConfigurationError(f"Trainer has no argument {', '.join(lines)}; it takes {', '.join(known)}")
 
 
-def deprecated(old: str, new: str) -> None:
-    """Warn that a keyword is deprecated."""
-    warnings.warn(f"Trainer's {old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
+def deprecated(old: str, new: str, *, above: int = 2) -> None:
+    """Warn that a keyword is deprecated.
+
+    Args:
+        old: The keyword.
+        new: What to use.
+        above: How many calls above this one the user's code is.
+    """
+    warnings.warn(f"Trainer's {old} is deprecated; use {new}", DeprecationWarning, stacklevel=above + 1)
 
 
 def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:
     """Return the value of a keyword that has a deprecated name too, and refuse both at once."""
     if old_value is None:
         return new_value
-    deprecated(old, new)
+    deprecated(old, new, above=3)
     if new_value is not None:
         raise ConfigurationError(f"Trainer got both {new} and {old}, its deprecated name; give {new} only")
     return old_value
@@ -103,6 +110,10 @@ def check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
     """Refuse a dataset that is empty, or has no length or no item access."""
     if dataset is None:
         return
+    if isinstance(dataset, str):
+        raise DatasetError(
+            f"the {which} dataset is the string {dataset!r}; give a list of tasks, or to fit the URL of a v0.1 server"
+        )
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DatasetError(
             f"the {which} dataset is a {type(dataset).__name__}, without a length or item access; "
@@ -110,6 +121,17 @@ def check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
         )
     if len(dataset) == 0:
         raise DatasetError(f"the {which} dataset is empty, so there is nothing to run")
+
+
+def check_dry_run(algorithm: BaseAlgorithm | None) -> None:
+    """Refuse an algorithm that is too slow for a dry run."""
+    from lightning_core.algorithm.base import FastAlgorithm
+
+    if algorithm is not None and not isinstance(algorithm, FastAlgorithm):
+        raise ConfigurationError(
+            f"a dry run needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
+            "leave the algorithm out to get 'baseline'"
+        )
 
 
 def check_needs(algorithm: BaseAlgorithm) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from lightning_core.errors import ConfigurationError, LightningError
-from lightning_core.litagent import LitAgent, call_deprecated_end, call_deprecated_start, is_v0_1_rollout_api
+from lightning_core.litagent import (
+    LitAgent,
+    call_deprecated_end,
+    call_deprecated_start,
+    call_rollout,
+    is_v0_1_rollout_api,
+)
 from lightning_core.types import RolloutMode, RolloutV2, Task
 
 
@@ -139,20 +145,78 @@ async def test_a_sync_agent_does_not_block_the_loop_and_keeps_the_context():
     assert seen == [("here", False)]
 
 
-async def test_methods_of_the_v0_1_form_get_the_rollout_id():
-    class Old(LitAgent[Any]):
-        def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
-            return [task, rollout_id, resources]
+class Old(LitAgent[Any]):
+    def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
 
-    class OldAsync(LitAgent[Any]):
-        async def training_rollout_async(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
-            return [task, rollout_id, resources]
 
+class OldAsync(LitAgent[Any]):
+    async def training_rollout_async(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
+
+
+class OldValidation(SyncAgent):
+    def validation_rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
+
+
+class OldMain(LitAgent[Any]):
+    def rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
+
+
+class OldMainAsync(LitAgent[Any]):
+    async def rollout_async(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
+
+
+class HalfWay(LitAgent[Any]):
+    def training_rollout(self, task: Any, resources: Any, rollout_id: str) -> Any:  # type: ignore[override]
+        return [task, rollout_id, resources]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("agent", [Old(), OldAsync(), OldValidation(), OldMain(), OldMainAsync(), HalfWay()])
+@pytest.mark.filterwarnings("ignore:.*has the v0.1 form:DeprecationWarning")
+async def test_methods_of_the_v0_1_form_get_the_rollout_id(agent: LitAgent[Any], mode: RolloutMode | None):
+    given = ["t", "ro-1", {"a": 1}]
+    rollout = make_rollout(mode)
+    trains = isinstance(agent, OldValidation) and mode not in ("val", "test")
+    expected = SyncAgent().rollout("t", {}, rollout) if trains else given
+    resources: Any = {"a": 1}
+    assert await call_rollout(agent.rollout_async, "t", resources, rollout) == expected
+    if not agent.is_async():
+        assert call_rollout(agent.rollout, "t", resources, rollout) == expected
+
+
+def test_the_v0_1_form_is_told_by_its_rollout_id():
     assert is_v0_1_rollout_api(Old().training_rollout)
+    assert is_v0_1_rollout_api(HalfWay.training_rollout)
     assert not is_v0_1_rollout_api(SyncAgent().training_rollout)
-    for mode in MODES:
-        assert Old().rollout("t", {"a": 1}, make_rollout(mode)) == ["t", "ro-1", {"a": 1}]
-        assert await OldAsync().rollout_async("t", {"a": 1}, make_rollout(mode)) == ["t", "ro-1", {"a": 1}]
+
+
+def test_a_plain_function_of_the_v0_1_form_can_be_called_too():
+    def method(task: Any, rollout_id: str, resources: Any) -> Any:
+        return [task, rollout_id, resources]
+
+    with pytest.warns(DeprecationWarning, match="method has the v0.1 form"):
+        assert call_rollout(method, "t", {}, make_rollout()) == ["t", "ro-1", {}]
+
+
+def test_a_method_of_the_v0_1_form_warns_once_where_it_is_written():
+    class Older(LitAgent[Any]):
+        def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+            return rollout_id
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert Older().rollout("t", {}, make_rollout()) == "ro-1"
+    (warning,) = caught
+    assert warning.category is DeprecationWarning
+    assert "Older.training_rollout has the v0.1 form" in str(warning.message)
+    assert warning.filename == __file__
+    assert warning.lineno == Older.training_rollout.__code__.co_firstlineno
 
 
 def test_the_trained_agents_keyword_is_deprecated():

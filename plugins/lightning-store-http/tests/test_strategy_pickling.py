@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning_store_http.pickling import pack
+
+from lightning_core.execution.pickling import pack
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from lightning_store_http import ClientServerExecutionStrategy
-from lightning_store_http.processes import _script_left_alone as script_left_alone
 from lightning_store_sqlite import SqliteLightningStore
 
 from lightning_core import LLM, Hook, InMemoryLightningStore, LitAgent, Trainer, rollout
 from lightning_core.algorithm import Baseline
 from lightning_core.bridge import run_sync
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
+from lightning_core.execution.spawning import script_left_alone
 from lightning_core.tracer import DummyTracer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes and looks at /proc")

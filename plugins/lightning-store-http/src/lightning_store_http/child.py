@@ -22,11 +22,12 @@ from typing import Any, Literal, cast
 from lightning_core.execution.event import StopEvent
 from lightning_core.execution.garbage import rare_collections
 from lightning_core.execution.orphans import is_alive
+from lightning_core.execution.pickling import Packed, pickle_value
+from lightning_core.execution.spawning import LogSettings
 
-from .pickling import Packed, pickle_value
 from .watched import WatchedClient
 
-__all__ = ["Assignment", "LogSettings", "enter"]
+__all__ = ["Assignment", "enter"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,28 +36,6 @@ _LOOK_SECONDS = 2.0
 another process may hold its end open."""
 _GONE = 75
 """The exit code of a process that leaves because nobody is there to work for (EX_TEMPFAIL)."""
-
-
-@dataclass(frozen=True)
-class LogSettings:
-    """The logging of the parent, as far as another process can have it."""
-
-    level: int | None = None
-    format: str | None = None
-
-    @classmethod
-    def of_this_process(cls) -> LogSettings:
-        """Read them from the root logger."""
-        root = logging.getLogger()
-        if not root.handlers:
-            return cls()
-        formats = (getattr(handler.formatter, "_fmt", None) for handler in root.handlers)
-        return cls(root.level, next((text for text in formats if text), None))
-
-    def apply(self) -> None:
-        """Set them up, where this process has no logging yet."""
-        if self.level is not None:
-            logging.basicConfig(level=self.level, format=self.format or logging.BASIC_FORMAT)
 
 
 @dataclass(frozen=True)

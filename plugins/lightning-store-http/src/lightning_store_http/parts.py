@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from lightning_core.errors import ExecutionError
+from lightning_core.execution.pickling import unpickle_value
 from lightning_core.execution.worker import Worker
 
 from .child import Assignment
-from .pickling import unpickle_value
 from .processes import Child, News, StartMethod
 
 __all__ = ["Part", "ProcessPart", "Restarts", "ThreadPart"]

@@ -12,16 +12,16 @@ import signal
 import sys
 import threading
 import time
-import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias
 
 from lightning_core.execution.orphans import note_end, note_start
+from lightning_core.execution.spawning import interrupts_held_back, script_left_alone
 
 from .child import Assignment, enter
 
@@ -98,8 +98,8 @@ class Child:
                     resource_tracker.ensure_running()
                 # Python warns of any fork of a process with threads, and this one was asked for by name.
                 unwarned = warnings.catch_warnings(action="ignore", category=DeprecationWarning)
-                script = contextlib.nullcontext() if forks else _script_left_alone()
-                with _interrupts_held_back(), unwarned, script:
+                script = contextlib.nullcontext() if forks else script_left_alone()
+                with interrupts_held_back(), unwarned, script:
                     self._process.start()
         except BaseException:
             pipe.close()
@@ -184,45 +184,12 @@ class Child:
             sys.stderr.flush()
 
 
-@contextlib.contextmanager
-def _interrupts_held_back() -> Generator[None]:
-    """Have the new process begin with SIGINT blocked: before it can handle it, it would end with a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _script_left_alone() -> Generator[None]:
-    """Keep multiprocessing from running the user's script again in the new process.
-
-    It would do so to find what the script defines, even if nothing of that is needed. Here it goes by value, or the
-    assignment asks for it (see ``pickling``). A script without its guard would start new processes without end.
-    """
-    script = sys.modules["__main__"]
-    # Another thread may pickle meanwhile what the script defines.
-    stand_in = types.ModuleType("__main__")
-    vars(stand_in).update(
-        {name: value for name, value in dict(vars(script)).items() if name not in ("__file__", "__spec__")}
-    )
-    sys.modules["__main__"] = stand_in
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-
-
 def _prepare_forkserver() -> None:
     """Start Python's fork server, which stays for other uses, with SIGINT as it is and this package loaded."""
     from multiprocessing import forkserver
 
     server: Any = forkserver
-    with _script_left_alone():
+    with script_left_alone():
         # What it loads is decided when it starts; a program that has decided that keeps its way.
         if getattr(server._forkserver, "_preload_modules", None) == ["__main__"]:
             server.set_forkserver_preload([enter.__module__])

@@ -14,14 +14,15 @@ from lightning_core.errors import ConfigurationError, ExecutionError
 from lightning_core.execution.base import AlgorithmBundle, Role, RunnerBundle
 from lightning_core.execution.event import StopEvent
 from lightning_core.execution.orphans import start_mark
+from lightning_core.execution.pickling import pack, refuse_entered_script
+from lightning_core.execution.spawning import LogSettings
 from lightning_core.store.base import StoreStatistics
 from lightning_core.types import Run
 
 from .attempts import abandon, quiet
-from .child import Assignment, LogSettings
+from .child import Assignment
 from .following import FollowedRun
 from .parts import Part, ProcessPart, Restarts, ThreadPart
-from .pickling import entering_script, pack
 from .processes import StartMethod
 from .server import LightningStoreServer, check_address
 from .supervisor import Patience, Supervisor
@@ -135,7 +136,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             ConfigurationError: If the server may not listen there, or this is a child that runs its script again.
             StoreUnavailableError: If the port is taken or the interface does not exist.
         """
-        _refuse_to_start_from_a_child()
+        refuse_entered_script()
         check_address(self.host, self.port, self.token)
         with ExitStack() as lasting:
             self._lasting = lasting
@@ -146,7 +147,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Run everything to the end; see :meth:`ExecutionStrategy.execute`."""
-        _refuse_to_start_from_a_child()
+        refuse_entered_script()
         here = self.main_process
         if self.role == "both":
             travels = runner if here == "algorithm" else algorithm
@@ -204,7 +205,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     def execute_runners(self, runner: RunnerBundle) -> tuple[Run | None, StoreStatistics]:
         """Run runners for the server of the other side; see :meth:`ExecutionStrategy.execute_runners`."""
-        _refuse_to_start_from_a_child()
+        refuse_entered_script()
         if self.role != "runner":
             raise ExecutionError(f"the role is {self.role!r}; only the role 'runner' has runners alone")
         work = self._packed(runner)
@@ -319,12 +320,3 @@ def _read_port(given: int | None, role: Role) -> int:
     if given == 0 and role == "runner":
         raise ConfigurationError("the role 'runner' needs the port of the other side's server, not 0")
     return given
-
-
-def _refuse_to_start_from_a_child() -> None:
-    if entering_script():
-        raise ConfigurationError(
-            "this script starts its run again in each of its own processes, since it has no "
-            '`if __name__ == "__main__":` around that; put it there. (It would do without if what the agent uses could '
-            "be sent to another process: make connections, clients and locks inside of the agent, not at the top)"
-        )

@@ -1,4 +1,7 @@
-"""Bundles on their way to another process: what it could not import goes by value."""
+"""Work on its way to another process: what that could not import goes by value.
+
+For packages that start processes; they depend on ``cloudpickle``, which the core does not.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from typing import Any
 from lightning_core.errors import ConfigurationError
 from lightning_core.litagent import FunctionalLitAgent
 
-__all__ = ["Packed", "entering_script", "pack", "pickle_value", "unpickle_value"]
+__all__ = ["Packed", "pack", "pickle_value", "refuse_entered_script", "unpickle_value"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +32,18 @@ _entering_script = False
 _Cached = type(functools.cache(int))
 
 
-def entering_script() -> bool:
-    """Whether this process runs the user's script once more, for what the script defines."""
-    return _entering_script
+def refuse_entered_script() -> None:
+    """Refuse to start processes in one that runs the user's script once more, for what the script defines.
+
+    Raises:
+        ConfigurationError: If this is one.
+    """
+    if _entering_script:
+        raise ConfigurationError(
+            "this script starts its run again in each of its own processes, since it has no "
+            '`if __name__ == "__main__":` around that; put it there. (It would do without if what the agent uses could '
+            "be sent to another process: make connections, clients and locks inside of the agent, not at the top)"
+        )
 
 
 @dataclass(frozen=True)
