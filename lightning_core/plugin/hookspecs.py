@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_core.runner.base import BaseRunner
     from lightning_core.store.base import LightningStore
     from lightning_core.tracer.base import BaseTracer
+    from lightning_core.tracer.instrumentations import Instrumentations
     from lightning_core.types import Hook, RolloutV2, Span
 
 __all__ = ["LightningSpecs"]
@@ -28,9 +29,9 @@ __all__ = ["LightningSpecs"]
 class LightningSpecs:
     """The hooks of lightning-core.
 
-    The hooks named ``lightning_*`` are functions of a plugin's ``plugin.py``. Each is called without
-    arguments when a user selects one of the package's components of that kind, or runs ``lightning-core
-    plugins --check``, and returns the components. Returning them must import no heavy package: that belongs
+    The hooks named ``lightning_*`` are functions of a plugin's ``plugin.py``. Those named after a kind are called
+    without arguments when a user selects one of the package's components of that kind, or runs ``lightning-core
+    plugins --check``, and return the components. Returning them must import no heavy package: that belongs
     into the factory.
 
     The hooks named ``on_*`` are methods of a :class:`~lightning_core.types.Hook` and need no decorator,
@@ -57,6 +58,27 @@ class LightningSpecs:
                             "console", make_tracer, ConsoleConfig, summary="Prints every span.", api_version=1
                         )
                     ]
+        """
+        raise NotImplementedError
+
+    @hookspec
+    def lightning_instrumentations(self) -> Instrumentations:
+        """Provide the instrumentations of a tracer to programs that use them without it.
+
+        Called in each package that has a tracer when a program calls
+        ``lightning_core.instrumentation.instrument_all()``.
+
+        Returns:
+            The ones that the tracer itself switches on and off.
+
+        Example:
+            ::
+
+                @hookimpl
+                def lightning_instrumentations():
+                    from .instrumentation import INSTRUMENTATIONS
+
+                    return INSTRUMENTATIONS
         """
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -168,6 +168,28 @@ class PluginManager:
             raise AssertionError
         return result
 
+    def call_each(self, kind: Kind, hook: str) -> Iterator[tuple[Entry, object]]:
+        """Call a hook in each installed plugin that has components of a kind and implements it.
+
+        Yields:
+            One of the plugin's components, and what the hook returned, or the exception that kept it from that.
+        """
+        caller: pluggy.HookCaller = getattr(self._pluggy.hook, hook)
+        asked: set[str] = set()
+        for name in self.names(kind):
+            entry = self.find(kind, name)
+            if entry.builtin or entry.target in asked:
+                continue
+            asked.add(entry.target)
+            try:
+                self.load(kind, name)
+                plugin = self._pluggy.get_plugin(entry.target)
+                for implementation in caller.get_hookimpls():
+                    if implementation.plugin is plugin:
+                        yield entry, cast("object", implementation.function())
+            except Exception as error:
+                yield entry, error
+
     def check(self) -> list[Problem]:
         """Load every component that is not disabled, and return everything that is wrong."""
         inventory = self.inventory
@@ -249,7 +271,7 @@ class PluginManager:
             raise
         for caller in self._pluggy.get_hookcallers(plugin) or ():
             if not caller.has_spec():
-                known = [f"lightning_{plural}" for plural in PLURALS.values()]
+                known = [name for name in vars(LightningSpecs) if name.startswith("lightning_")]
                 close = difflib.get_close_matches(caller.name, known, 1)
                 self._pluggy.unregister(name=name)
                 raise TypeError(

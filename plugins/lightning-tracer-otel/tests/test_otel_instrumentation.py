@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 import openai
 import pytest
 from lightning_tracer_otel import OtelTracer, instrumentation
+from lightning_tracer_otel.instrumentation import INSTRUMENTATIONS
 from openinference.instrumentation.openai import OpenAIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -24,6 +25,7 @@ from packaging.requirements import Requirement
 from lightning_core.emitter import emit_message, emit_reward, get_reward_value
 from lightning_core.errors import ConfigurationError, TraceError
 from lightning_core.store.memory import InMemoryLightningStore
+from lightning_core.tracer import instrumentations
 from lightning_core.types import LLMCall
 
 PLAIN = (openai.OpenAI.request, openai.AsyncOpenAI.request)
@@ -263,41 +265,52 @@ async def test_worker_threads_may_share_a_tracer_or_have_their_own(make_tracer):
 # What cannot be instrumented
 
 
-@pytest.mark.parametrize("part", ["sdk", "distribution"])
-@pytest.mark.parametrize("name", ["openai", "langchain", "anthropic", "openai-agents", "litellm"])
-def test_what_is_not_installed_is_said_with_the_way_to_get_it_and_left_out_by_auto(monkeypatch, name, part):
-    gone = getattr(instrumentation._KNOWN[name], part)
+SDKS = {
+    "openai": "openai",
+    "langchain": "langchain-core",
+    "anthropic": "anthropic",
+    "openai-agents": "openai-agents",
+    "litellm": "litellm",
+}
+
+
+@pytest.mark.parametrize(
+    "gone", [*SDKS.values(), *(f"openinference-instrumentation-{name}" for name in SDKS)]
+)
+def test_what_is_not_installed_is_said_with_the_way_to_get_it_and_left_out_by_auto(monkeypatch, gone):
+    name = next(each for each, sdk in SDKS.items() if gone in (sdk, f"openinference-instrumentation-{each}"))
 
     def find(asked):
         if asked == gone:
-            raise instrumentation.PackageNotFoundError(asked)
+            raise PackageNotFoundError(asked)
 
-    monkeypatch.setattr(instrumentation, "distribution", find)
+    monkeypatch.setattr(instrumentations, "distribution", find)
     with pytest.raises(ConfigurationError) as error:
         OtelTracer(instrument=[name])
     assert str(error.value) == (
         f"tracer 'otel' cannot instrument '{name}', since {gone} is not installed. "
         f"To get it: pip install 'lightning-tracer-otel[{name}]'"
     )
-    assert set(instrumentation._KNOWN) - set(instrumentation.find_installed()) == {name}
+    assert set(SDKS) - set(INSTRUMENTATIONS.find_installed()) == {name}
 
 
 def test_every_name_is_an_extra_that_brings_sdk_and_instrumentation():
     package = distribution("lightning-tracer-otel")
     required = [Requirement(text) for text in package.requires or ()]
-    for name, known in instrumentation._KNOWN.items():
+    assert set(INSTRUMENTATIONS.known) == set(SDKS)
+    for name, sdk in SDKS.items():
         assert name in package.metadata.get_all("Provides-Extra")
         brought = {
             each.name for each in required if each.marker is None or each.marker.evaluate({"extra": name})
         }
-        assert {known.sdk, known.distribution} <= brought
+        assert {sdk, f"openinference-instrumentation-{name}"} <= brought
 
 
 def test_auto_without_any_of_them_records_the_rest(make_tracer, monkeypatch):
     def nothing(name):
-        raise instrumentation.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(instrumentation, "distribution", nothing)
+    monkeypatch.setattr(instrumentations, "distribution", nothing)
     with make_tracer().trace_context() as trace:
         emit_message("hello")
     assert len(trace.spans) == 2

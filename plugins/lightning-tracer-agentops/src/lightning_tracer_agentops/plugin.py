@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from lightning_core import BaseTracer, Component, hookimpl
 
 if TYPE_CHECKING:
+    from lightning_core.tracer.instrumentations import Instrumentations
+
     from .tracer import AgentOpsTracer
 
-__all__ = ["AgentOpsConfig", "lightning_tracers"]
+__all__ = ["AgentOpsConfig", "lightning_instrumentations", "lightning_tracers"]
 
 
 class AgentOpsConfig(BaseModel):
@@ -81,3 +83,11 @@ def lightning_tracers() -> Iterable[Component[BaseTracer]]:
             api_version=1,
         )
     ]
+
+
+@hookimpl
+def lightning_instrumentations() -> Instrumentations:
+    """Lend the tracer's instrumentations to ``instrument_all``."""
+    from .instrumentors import INSTRUMENTATIONS
+
+    return INSTRUMENTATIONS

@@ -16,8 +16,8 @@ from lightning_core.tracer.listening import attach_router, detach_router
 from lightning_core.tracer.shared import SharedTracer
 from lightning_core.tracer.threads import start_propagating, stop_propagating
 
-from .instrumentors import check, find_installed, start_instrumenting, stop_instrumenting
-from .runs import RunTracer, RunTracerProvider
+from .instrumentors import INSTRUMENTATIONS
+from .runs import RunTracer
 
 if TYPE_CHECKING:
     from .callbacks import LangchainCallbackHandler
@@ -73,12 +73,14 @@ class AgentOpsTracer(SharedTracer):
                 "tracer 'agentops' is given an api_key, and told by agentops_managed=False to leave AgentOps alone: "
                 "pass the key to your own agentops.init(), or leave agentops_managed out"
             )
-        names = find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
+        names = INSTRUMENTATIONS.find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
         if instrument != "auto":
-            check(names)
+            INSTRUMENTATIONS.check(names)
         self._strict = instrument != "auto"
+        self.agentops_managed = agentops_managed
+        self.instrument_managed = instrument_managed
+        self.daemon = daemon
         self._instrumented = names if instrument_managed else []
-        self._daemon = daemon
         self._propagate_threads = propagate_threads
         self._provider = private_provider(SpanRouter(), service_name=service_name)
         self._listening: list[TracerProvider] = []
@@ -94,13 +96,13 @@ class AgentOpsTracer(SharedTracer):
         """Instrument, and start the client if there is a key."""
         if self._propagate_threads:
             start_propagating()
-        start_instrumenting(self._instrumented, RunTracerProvider(self._provider), strict=self._strict)
+        INSTRUMENTATIONS.start(self._instrumented, self._provider, strict=self._strict)
         if self._client is not None:
             self._client.start()
 
     def take_back(self) -> None:
         """Undo it, once what is under way to AgentOps has arrived."""
-        stop_instrumenting(self._instrumented)
+        INSTRUMENTATIONS.stop(self._instrumented)
         if self._propagate_threads:
             stop_propagating()
         while self._listening:
@@ -121,7 +123,7 @@ class AgentOpsTracer(SharedTracer):
         """Say that ``daemon`` has no effect, if somebody set it; see :meth:`BaseTracer.idle_settings`."""
         return (
             []
-            if self._daemon
+            if self.daemon
             else ["tracer.daemon is false, and there is no local AgentOps server it could be about"]
         )
 

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from lightning_core import BaseTracer, Component, hookimpl
 
 if TYPE_CHECKING:
+    from lightning_core.tracer.instrumentations import Instrumentations
+
     from .tracer import OtelTracer
 
-__all__ = ["OtelConfig", "lightning_tracers"]
+__all__ = ["OtelConfig", "lightning_instrumentations", "lightning_tracers"]
 
 
 class OtelConfig(BaseModel):
@@ -62,3 +64,11 @@ def lightning_tracers() -> Iterable[Component[BaseTracer]]:
             api_version=1,
         )
     ]
+
+
+@hookimpl
+def lightning_instrumentations() -> Instrumentations:
+    """Lend the tracer's instrumentations to ``instrument_all``."""
+    from .instrumentation import INSTRUMENTATIONS
+
+    return INSTRUMENTATIONS

@@ -12,7 +12,7 @@ from lightning_core.tracer.listening import attach_router, detach_router
 from lightning_core.tracer.shared import SharedTracer
 from lightning_core.tracer.threads import start_propagating, stop_propagating
 
-from .instrumentation import check, find_installed, find_unused, start_instrumenting, stop_instrumenting
+from .instrumentation import INSTRUMENTATIONS
 from .providers import claim_global_provider, find_global_provider
 
 __all__ = ["OtelTracer"]
@@ -50,9 +50,9 @@ class OtelTracer(SharedTracer):
         propagate_threads: bool = True,
         global_provider: bool = False,
     ) -> None:
-        names = find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
+        names = INSTRUMENTATIONS.find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
         if instrument != "auto":
-            check(names)
+            INSTRUMENTATIONS.check(names)
         self._instrumented = names
         self._propagate_threads = propagate_threads
         self._strict = instrument != "auto"
@@ -67,11 +67,11 @@ class OtelTracer(SharedTracer):
             claim_global_provider(self._provider)
         if self._propagate_threads:
             start_propagating()
-        start_instrumenting(self._instrumented, self._provider, strict=self._strict)
+        INSTRUMENTATIONS.start(self._instrumented, self._provider, strict=self._strict)
 
     def take_back(self) -> None:
         """Undo it, and listen to no provider any more."""
-        stop_instrumenting(self._instrumented)
+        INSTRUMENTATIONS.stop(self._instrumented)
         if self._propagate_threads:
             stop_propagating()
         while self._listening:
@@ -86,5 +86,5 @@ class OtelTracer(SharedTracer):
 
     def idle_settings(self) -> list[str]:
         """Name what was to be instrumented and is not imported; see :meth:`BaseTracer.idle_settings`."""
-        unused = find_unused(self._instrumented) if self._strict else []
+        unused = INSTRUMENTATIONS.find_unused(self._instrumented) if self._strict else []
         return [f"tracer.instrument names {name!r}, which the program has not imported" for name in unused]
