@@ -161,11 +161,20 @@ class AgentRunnerV2(BaseRunner[T_task]):
         return self._store
 
     def get_worker_id(self) -> str:
-        """Return what the worker is called in the store: ``<host>-<process id>-<number>``.
+        """Return the worker's number in words: ``Worker-0``; before :meth:`init_worker`, ``Worker-Unknown``."""
+        return "Worker-Unknown" if self.worker_id is None else f"Worker-{self.worker_id}"
 
-        Before :meth:`init_worker` it is ``Worker-Unknown``.
+    def get_store_worker_id(self) -> str:
+        """Return what the worker is called in the store, which no other one is: ``<host>-<process id>-<number>``.
+
+        Raises:
+            ConfigurationError: If :meth:`init_worker` was not called; it is a ``ValueError`` too.
         """
-        return self._claimed_id or "Worker-Unknown"
+        if self._claimed_id is None:
+            raise ConfigurationError(
+                "the runner has no id in a store: call init_worker(id, store), or use run_context"
+            )
+        return self._claimed_id
 
     # Running
 
@@ -182,7 +191,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         # Checked first, and where it can still be raised.
         place = self._workplace()
         store, outage = place.store, place.outage
-        intake = Intake(store, self.get_worker_id(), self._run_id, self.poll_interval, outage)
+        intake = Intake(store, self.get_store_worker_id(), self._run_id, self.poll_interval, outage)
         stop = Stop(event, store)
         running: set[asyncio.Task[None]] = set()
         freed = asyncio.Event()
@@ -251,7 +260,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
             mode,
             resources_id,
             run_id=self._run_id,
-            worker_id=self.get_worker_id(),
+            worker_id=self.get_store_worker_id(),
             idempotency_key=f"step-{secrets.token_hex(8)}",
         )
         place = self._workplace()
@@ -269,7 +278,7 @@ class AgentRunnerV2(BaseRunner[T_task]):
         return stored
 
     def _workplace(self) -> Workplace:
-        agent, store, worker_id = self.get_agent(), self.get_store(), self.get_worker_id()
+        agent, store, worker_id = self.get_agent(), self.get_store(), self.get_store_worker_id()
         outage = Outage(worker_id, self.retry_seconds, over=lambda: is_over(store))
         beats = Heartbeat(store, worker_id, self.heartbeat_interval, outage, self._describe)
         return Workplace(self, agent, store, self.tracer, self._hooks, self._threads, beats, outage)

@@ -100,12 +100,12 @@ def test_a_forked_process_has_ids_of_its_own():
 def test_the_id_can_be_chosen():
     store = InMemoryLightningStore()
     runner: AgentRunnerV2[Any] = AgentRunnerV2(DummyTracer(), worker_name="gpu-7")
-    assert runner.get_worker_id() == "Worker-Unknown"
     runner.init(agent)
     runner.init_worker(3, store)
-    assert runner.get_worker_id() == "gpu-7-3"
+    assert runner.get_store_worker_id() == "gpu-7-3"
     runner.teardown_worker(3)
-    assert runner.get_worker_id() == "Worker-Unknown"
+    with pytest.raises(ValueError, match="init_worker"):
+        runner.get_store_worker_id()
     runner.teardown()
 
 
