@@ -124,10 +124,11 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types with pyright in strict mode."""
+    """Check types with pyright in strict mode, and how the packages are used with mypy as well."""
     install(session, *everything(), *group(CORE, "quickstart"), *group(CORE, "types"))
     # Left to itself it may look for packages in another interpreter than the session's.
     session.run("pyright", "--pythonpath", str(Path(session.bin, "python")), *session.posargs)
+    session.run("mypy")
 
 
 @nox.session

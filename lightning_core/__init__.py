@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .emitter import emit_object as emit_object
     from .emitter import emit_reward as emit_reward
     from .emitter import find_final_reward as find_final_reward
-    from .emitter import reward as reward
+
+    # Not of the package, which has a module of that name too: type checkers would take that.
+    from .emitter.reward import reward as reward
     from .engine.base import BaseEngine as BaseEngine
     from .execution.base import ExecutionStrategy as ExecutionStrategy
     from .litagent import CommandAgent as CommandAgent

@@ -1,6 +1,26 @@
 """Adapters: turn spans into what an algorithm learns from."""
 
+from typing import TYPE_CHECKING
+
 from lightning_core._lazy import lazy_module
+
+if TYPE_CHECKING:
+    from lightning_adapter_messages import TraceMessagesAdapter as TraceMessagesAdapter
+    from lightning_adapter_triplet import LlmProxyTripletAdapter as LlmProxyTripletAdapter
+    from lightning_adapter_triplet import RewardMatchPolicy as RewardMatchPolicy
+    from lightning_adapter_triplet import TraceTree as TraceTree
+    from lightning_adapter_triplet import TraceTripletAdapter as TraceTripletAdapter
+
+    from .base import BaseAdapter as BaseAdapter
+    from .base import Explanation as Explanation
+    from .base import TraceAdapter as TraceAdapter
+    from .credit.base import CreditPolicy as CreditPolicy
+    from .trajectory import Trajectory as Trajectory
+    from .trajectory import TrajectoryAdapter as TrajectoryAdapter
+    from .trajectory import TrajectoryExplanation as TrajectoryExplanation
+    from .trajectory import TrajectoryTurn as TrajectoryTurn
+    from .trajectory import Turn as Turn
+    from .trajectory import merge_turns as merge_turns
 
 __getattr__, __dir__, __all__ = lazy_module(
     __name__,

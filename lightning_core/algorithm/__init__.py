@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from lightning_core._lazy import lazy_module
 
 if TYPE_CHECKING:
+    from lightning_algorithm_search import SearchAlgorithm as SearchAlgorithm
+
     from .base import BaseAlgorithm as BaseAlgorithm
     from .base import FastAlgorithm as FastAlgorithm
     from .base import Need as Need

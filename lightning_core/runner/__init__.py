@@ -1,6 +1,12 @@
 """Runners: take rollouts out of the store and put them through the agent."""
 
+from typing import TYPE_CHECKING
+
 from lightning_core._lazy import lazy_module
+
+if TYPE_CHECKING:
+    from .agent import AgentRunnerV2 as AgentRunnerV2
+    from .base import BaseRunner as BaseRunner
 
 __getattr__, __dir__, __all__ = lazy_module(
     __name__,

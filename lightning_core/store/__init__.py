@@ -1,6 +1,22 @@
 """Stores: where algorithms and runners meet."""
 
+from typing import TYPE_CHECKING
+
 from lightning_core._lazy import lazy_module
+
+if TYPE_CHECKING:
+    from lightning_store_http import LightningStoreClient as LightningStoreClient
+    from lightning_store_http import LightningStoreServer as LightningStoreServer
+    from lightning_store_postgres import PostgresLightningStore as PostgresLightningStore
+    from lightning_store_sqlite import SqliteLightningStore as SqliteLightningStore
+
+    from .base import UNSET as UNSET
+    from .base import EnqueueRequest as EnqueueRequest
+    from .base import LightningStore as LightningStore
+    from .base import StoreCapabilities as StoreCapabilities
+    from .base import StoreStatistics as StoreStatistics
+    from .memory import InMemoryLightningStore as InMemoryLightningStore
+    from .otlp import OtlpEndpoint as OtlpEndpoint
 
 _BASE = "lightning_core.store.base"
 
