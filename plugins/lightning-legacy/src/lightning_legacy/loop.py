@@ -38,7 +38,9 @@ def call(coroutine: Coroutine[Any, Any, T]) -> T:
         running = None
     if running is loop:
         coroutine.close()
-        raise RuntimeError("a synchronous method was called on the bridge's own event loop: use its async twin")
+        raise RuntimeError(
+            "a synchronous method was called on the bridge's own event loop: use its async twin"
+        )
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from lightning_core import LightningStore, resolve
@@ -66,6 +66,7 @@ class ServerDataStore:
             in memory.
         task_timeout_seconds: How long a client may have a task before it is handed out again, in seconds.
         max_requeues: How often that happens to a task, before it is given up.
+        clock: Tells the time as the store does, in seconds since the epoch.
 
     Raises:
         ConfigurationError: If a number is out of range.
@@ -77,6 +78,7 @@ class ServerDataStore:
         *,
         task_timeout_seconds: float = 300.0,
         max_requeues: int = 5,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not (task_timeout_seconds > 0 and math.isfinite(task_timeout_seconds)):
             raise ConfigurationError(
@@ -87,6 +89,7 @@ class ServerDataStore:
         self.store: LightningStore = resolve("store", store)
         self._made_store = not isinstance(store, LightningStore)
         self.task_timeout_seconds = task_timeout_seconds
+        self._clock = clock
         # No attempt of v0.1 fails: a claim is reported on, or lost.
         self._config = RolloutConfig(
             unresponsive_seconds=task_timeout_seconds, max_losses=max_requeues, retry_condition=[]
@@ -254,7 +257,7 @@ class ServerDataStore:
             How long there is nothing more to see, in seconds.
         """
         await self._open()
-        now = time.time()
+        now = self._clock()
         stale = self._claims.take_stale(now)
         try:
             for page in _pages(stale):
@@ -314,7 +317,7 @@ class ServerDataStore:
                 for rollout in page:
                     if not final:
                         attempt = await self.store.get_latest_attempt(rollout.rollout_id)
-                        begun = attempt.start_time if attempt is not None else time.time()
+                        begun = attempt.start_time if attempt is not None else self._clock()
                         self._claims.add(rollout.rollout_id, begun + _lease(rollout))
                     elif not is_retrieved(rollout):
                         self._completed[rollout.rollout_id] = None

@@ -1,0 +1,52 @@
+"""The package keeps the contract of a plugin package, and its doors open onto it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lightning_core.testing import PluginPackageConformance
+
+
+class TestPackage(PluginPackageConformance):
+    distribution = "lightning-legacy"
+
+
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [
+        ("client", "AgentLightningClient"),
+        ("client", "DevTaskLoader"),
+        ("server", "AgentLightningServer"),
+        ("server", "ServerDataStore"),
+    ],
+)
+def test_the_doors_of_the_core_open_onto_it(door: str, name: str):
+    code = f"from lightning_core.{door} import {name}; print({name}.__module__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("lightning_legacy.")
+    assert result.stderr == ""
+
+
+def test_a_program_that_closes_nothing_ends_without_a_complaint():
+    code = """
+import asyncio
+from lightning_legacy import AgentLightningClient, AgentLightningServer
+from lightning_core.types import Rollout
+
+async def main():
+    server = AgentLightningServer(port=0)
+    await server.start()
+    await server.queue_task(1)
+    return server
+
+server = asyncio.run(main())
+client = AgentLightningClient(server.endpoint)
+client.post_rollout(Rollout(rollout_id=client.poll_next_task().rollout_id))
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
