@@ -34,7 +34,7 @@ _IMPORT_ALONE = """
 import importlib, sys
 import lightning_core.types, lightning_core.store.base, lightning_core.tracer.base, lightning_core.adapter.base
 import lightning_core.algorithm.base, lightning_core.execution.base, lightning_core.engine.base
-import lightning_core.adapter.credit.base
+import lightning_core.adapter.credit.base, lightning_core.adapter.settings
 import lightning_core.plugin.manager
 before = set(sys.modules)
 importlib.import_module(sys.argv[1])

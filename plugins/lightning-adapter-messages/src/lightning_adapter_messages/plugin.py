@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from lightning_core import Component, hookimpl
+from lightning_core.adapter.settings import CallSettings
 
 if TYPE_CHECKING:
     from lightning_core import TraceAdapter
 
 
-class MessagesConfig(BaseModel):
+class MessagesConfig(CallSettings):
     """Settings of the adapter ``messages``."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    agent_match: str | None = Field(
-        default=None, description="Regular expression: only calls of agents whose name it matches are taken."
-    )
-    llm_call_match: str | None = Field(
-        default=None,
-        description="Regular expression: the spans whose name it matches are the LLM calls. "
-        "By default their attributes tell.",
-    )
-    exclude_llm_call_in_reward: bool = Field(
-        default=True, description="Leave out the calls that a reward function made, such as those to a judge."
-    )
-    repair_hierarchy: bool = Field(
-        default=True,
-        description="Find a parent, by enclosure in time, for spans that have none in the trace and for LLM calls "
-        "right below a root.",
-    )
     per: Literal["call", "conversation"] = Field(
         default="call",
         description="call: an example for each LLM call. conversation: one for the last call of each conversation, "
@@ -43,15 +25,6 @@ class MessagesConfig(BaseModel):
         default=False,
         description="Keep what the model thought, as reasoning_content, which OpenAI's fine-tuning does not take.",
     )
-
-    @field_validator("agent_match", "llm_call_match")
-    @classmethod
-    def _regular_expression(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
 
 
 def _messages(**settings: Any) -> TraceAdapter[Any]:

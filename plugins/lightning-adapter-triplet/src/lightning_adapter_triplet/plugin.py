@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lightning_core import Component, hookimpl
+from lightning_core.adapter.settings import CallSettings, Pattern
 from lightning_core.errors import LightningError
 
 from .policy import RewardMatchPolicy, as_given
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lightning_core import TraceAdapter
 
 
-class _Matching(BaseModel):
-    """The settings that both adapters have."""
+class RewardSettings(BaseModel):
+    """How rewards are matched with calls."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,41 +39,15 @@ class _Matching(BaseModel):
             raise ValueError(str(error)) from None
         return as_given(spec)
 
-    @field_validator("agent_match", "llm_call_match", check_fields=False)
-    @classmethod
-    def _regular_expression(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
 
-
-class TripletConfig(_Matching):
+class TripletConfig(CallSettings, RewardSettings):
     """Settings of the adapter ``triplet``."""
 
-    agent_match: str | None = Field(
-        default=None, description="Regular expression: only calls of agents whose name it matches are taken."
-    )
-    llm_call_match: str | None = Field(
-        default=None,
-        description="Regular expression: the spans whose name it matches are the LLM calls. "
-        "By default their attributes tell.",
-    )
-    exclude_llm_call_in_reward: bool = Field(
-        default=True, description="Leave out the calls that a reward function made, such as those to a judge."
-    )
-    repair_hierarchy: bool = Field(
-        default=True,
-        description="Find a parent, by enclosure in time, for spans that have none in the trace and for LLM calls "
-        "right below a root.",
-    )
 
-
-class LlmProxyTripletConfig(_Matching):
+class LlmProxyTripletConfig(RewardSettings):
     """Settings of the adapter ``llm-proxy-triplet``."""
 
-    llm_call_match: str | None = Field(
+    llm_call_match: Pattern | None = Field(
         default=None,
         description="Regular expression: of the gateway's calls only those whose span has a name that it matches "
         "are taken.",
