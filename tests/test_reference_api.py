@@ -21,12 +21,7 @@ ELSEWHERE = {
     "tracer.AgentOpsTracer": ("lightning_tracer_agentops", "lightning-tracer-agentops"),
     "tracer.OtelTracer": ("lightning_tracer_otel", "lightning-tracer-otel"),
 }
-# Of the reference, but of no package yet.
-NOT_YET = {"config"}
-
-ENTRIES = [
-    (section, name) for section, names in REFERENCE.items() if section not in NOT_YET for name in names
-]
+ENTRIES = [(section, name) for section, names in REFERENCE.items() for name in names]
 
 
 def provider(section: str, name: str) -> tuple[str, str] | None:
@@ -126,12 +121,6 @@ def test_a_name_that_a_missing_package_provides_gives_the_install_line(section: 
     assert name in dir(module)
     with pytest.raises(ImportError, match=f"pip install {distribution}"):
         getattr(module, name)
-
-
-def test_the_sections_that_no_package_provides_yet_are_really_missing():
-    for section in NOT_YET:
-        assert section in REFERENCE
-        assert importlib.util.find_spec(f"lightning_core.{section}") is None
 
 
 def test_a_door_has_no_other_names():

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "doctor": "lightning_core.cli.doctor",
     "plugins": "lightning_core.cli.plugins",
     "proxy": "lightning_core.cli.proxy",
+    "run": "lightning_core.cli.run",
     "runs": "lightning_core.cli.runs",
     "store": "lightning_core.cli.store",
 }
@@ -47,7 +48,7 @@ class _LazyGroup(click.Group):
 @click.version_option(lightning_core.__version__, prog_name="lightning-core")
 @click.option("--debug", is_flag=True, help="Log everything, and show tracebacks.")
 def main(debug: bool) -> None:
-    """Look at what is installed and at stored runs of lightning-core, and serve its stores and its LLM proxy."""
+    """Train, look at what is installed and at stored runs, and serve the stores and the LLM proxy of lightning-core."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )

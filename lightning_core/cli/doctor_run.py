@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pkgutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from lightning_core.litagent.agent import LitAgent
+from lightning_core.cli.loading import import_from_here, load_agent
 
 if TYPE_CHECKING:
     from lightning_core.trainer.check import CheckReport
 
-__all__ = ["first_task", "load_agent", "run"]
+__all__ = ["first_task", "run"]
 
 _COLORS = {"ok": None, "warning": "yellow", "problem": "red"}
 _SPEC_HELP = "a name, an import path, or JSON with a type and settings"
@@ -66,10 +64,7 @@ def run(
     """
     from lightning_core.trainer import Trainer
 
-    here = os.getcwd()  # noqa: PTH109 - the path holds strings
-    if here not in sys.path:
-        # As for a script: parts may be given by import paths too.
-        sys.path.insert(0, here)
+    import_from_here()
     task = first_task(data)
     engine = {"type": "endpoint", "base_url": endpoint, "model": model} if endpoint or model else None
     trainer = Trainer(
@@ -107,36 +102,6 @@ def _spec(option: str, text: str | None) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise click.BadParameter(f"it begins like JSON and is none: {error}", param_hint=option) from error
-
-
-def load_agent(path: str) -> LitAgent[Any]:
-    """Import an agent.
-
-    Args:
-        path: ``module:name``.
-
-    Raises:
-        click.ClickException: If it cannot be imported, or is no agent.
-    """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise click.BadParameter(f"{path!r} is not of the form module:agent", param_hint="MODULE:AGENT")
-    try:
-        found: Any = pkgutil.resolve_name(path)
-    except Exception as error:
-        raise click.ClickException(
-            f"{path!r} cannot be imported: {type(error).__name__}: {error}; check the spelling, and that it can be "
-            "found from here"
-        ) from error
-    agent: Any = found
-    if isinstance(found, type) and issubclass(found, LitAgent):
-        agent = cast("type[LitAgent[Any]]", found)()
-    if not isinstance(agent, LitAgent):
-        kind = type(agent).__name__
-        raise click.ClickException(
-            f"{path!r} is a {kind}, not an agent: put @rollout above the function, or subclass LitAgent"
-        )
-    return cast("LitAgent[Any]", agent)
 
 
 def first_task(data: str) -> Any:

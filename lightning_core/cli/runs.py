@@ -15,6 +15,7 @@ import click
 from lightning_core.cli.explain import explain_run
 from lightning_core.cli.export import WHAT, JsonLines, What, export_records, open_parquet
 from lightning_core.cli.moments import format_moment
+from lightning_core.cli.results import counts_text, print_fields, print_outcome, value_text
 from lightning_core.cli.stores import open_store, store_option
 from lightning_core.cli.tables import print_table
 from lightning_core.emitter import find_final_reward
@@ -56,7 +57,7 @@ def list_runs(spec: str, as_json: bool) -> None:
     rows = [
         [
             *(run.run_id, "orphaned" if _is_orphaned(run) else run.status, str(run.resumed or "")),
-            *(format_moment(run.start_time), _took(run), _counts(counts), _algorithm(run)),
+            *(format_moment(run.start_time), _took(run), counts_text(counts), _algorithm(run)),
         ]
         for run, counts in found
     ]
@@ -82,33 +83,18 @@ def show_run(run_id: str | None, spec: str, as_json: bool, number: int) -> None:
         click.echo(json.dumps(_as_dict(run), indent=2))
         return
     reasons = asyncio.run(_reasons(spec, run.run_id))
-    for label, value in [
+    fields = [
         ("run", run.run_id),
         ("status", _status(run)),
         ("started", f"{format_moment(run.start_time)}, took {_took(run)}"),
         *([("resumed", f"{run.resumed} times" if run.resumed > 1 else "once")] if run.resumed else []),
-        ("rollouts", _counts(counts)),
-        *([("failures", _counts(reasons))] if reasons else []),
-        *((name, _text(value)) for name, value in run.settings.items()),
-    ]:
-        click.echo(f"{label:<10} {value}")
+        ("rollouts", counts_text(counts)),
+        *([("failures", counts_text(reasons))] if reasons else []),
+        *((name, value_text(value)) for name, value in run.settings.items()),
+    ]
+    print_fields(fields)
     result = run.result or {}
-    best: dict[str, Any] = result.get("best_resources") or {}
-    for name, resource in best.items():
-        click.echo(f"\nbest {name} ({resource.get('resource_type')})")
-        for key, value in resource.items():
-            if key != "resource_type" and value not in (None, {}):
-                click.echo(f"  {key}: {_text(value)}")
-    metrics: list[dict[str, Any]] = result.get("metrics") or []
-    if metrics:
-        click.echo()
-    for entry in metrics:
-        plain = {key: value for key, value in entry.items() if not isinstance(value, dict | list)}
-        report = plain.pop("report", None)
-        shown = ", ".join(f"{key}={_text(value)}" for key, value in plain.items() if key != "time")
-        click.echo(f"metrics    {shown}")
-        if report:
-            click.echo(f"\n{report}")
+    print_outcome(result.get("best_resources") or {}, result.get("metrics") or [])
     rows = asyncio.run(_rollouts(spec, run.run_id, number))
     if rows:
         click.echo()
@@ -227,22 +213,12 @@ async def _rollouts(spec: str, run_id: str, number: int) -> list[list[str]]:
                     str(len(attempts)),
                     str(len(spans)),
                     "" if reward is None else f"{reward:.4g}",
-                    _text(error or rollout.input, 60),
+                    value_text(error or rollout.input, 60),
                 ]
             )
         return rows
     finally:
         await store.close()
-
-
-def _text(value: Any, width: int | None = None) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text if width is None else " ".join(text.split())
-    return text if width is None or len(text) <= width else text[: width - 1] + "…"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in sorted(Counter(counts).items())) or "none"
 
 
 def _is_orphaned(run: Run) -> bool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lightning_core.tracer.base import BaseTracer
     from lightning_core.types import Hook
 
-__all__ = ["default_name", "resolve", "resolve_argument"]
+__all__ = ["default_name", "find_component", "resolve", "resolve_argument"]
 
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _CREDENTIALS: Final = re.compile(r"(://)[^/@\s]*@")
@@ -103,6 +103,38 @@ def default_name(kind: Kind) -> str | None:
     return next((name for name in DEFAULTS[kind] if name in selectable or (kind, name) in conflicts), None)
 
 
+def find_component(field: str, kind: Kind, text: str) -> tuple[Component[Any], dict[str, Any]] | None:
+    """Find the installed component that a name or a URL selects; its factory is not called.
+
+    Args:
+        field: Where the user wrote it, such as ``store``; begins messages.
+        kind: What it is for.
+        text: A name, a URL, or an import path.
+
+    Returns:
+        The component, and the settings that the URL holds; ``None`` for an import path.
+
+    Raises:
+        PluginError: If nothing installed has the name, it cannot be loaded, or the URL is wrong or not for it.
+    """
+    if "://" not in text:
+        if NAME.fullmatch(text) is None and (":" in text or "." in text):
+            return None
+        return _manager().load(kind, text), {}
+    component = _manager().load(kind, text.partition("://")[0].lower())
+    shown = _without_credentials(text)
+    if component.from_url is None:
+        raise InvalidSpecError(
+            f"{field}: {kind} {component.name!r} takes no URL; write {component.name!r} instead of {shown!r}"
+        )
+    try:
+        return component, component.from_url(text)
+    except LightningError:
+        raise
+    except ValueError as error:
+        raise PluginSettingsError(f"{field}: {shown!r}: {_without_credentials(str(error))}") from None
+
+
 def _manager() -> PluginManager:
     # Reading the metadata of what is installed takes imports that a program without a name to look up can
     # spare.
@@ -153,33 +185,14 @@ class _Resolution:
         return self.run(spec["type"], {**own, **settings})
 
     def text(self, text: str, settings: Mapping[str, Any]) -> Any:
-        if "://" in text:
-            return self.url(text, settings)
-        if NAME.fullmatch(text) is None and (":" in text or "." in text):
+        found = find_component(self.field, self.kind, text)
+        if found is None:
             return self.import_path(text, settings)
-        return self.named(text, settings)
+        component, read = found
+        return self.component(component, {**read, **settings})
 
     def named(self, name: str, settings: Mapping[str, Any]) -> Any:
         return self.component(_manager().load(self.kind, name), settings)
-
-    def url(self, url: str, settings: Mapping[str, Any]) -> Any:
-        name = url.partition("://")[0].lower()
-        component = _manager().load(self.kind, name)
-        shown = _without_credentials(url)
-        if component.from_url is None:
-            raise InvalidSpecError(
-                f"{self.field}: {self.kind} {component.name!r} takes no URL; write {component.name!r} "
-                f"instead of {shown!r}"
-            )
-        try:
-            read = component.from_url(url)
-        except LightningError:
-            raise
-        except ValueError as error:
-            raise PluginSettingsError(
-                f"{self.field}: {shown!r}: {_without_credentials(str(error))}"
-            ) from None
-        return self.component(component, {**read, **settings})
 
     def import_path(self, path: str, settings: Mapping[str, Any]) -> Any:
         if _IMPORT_PATH.fullmatch(path) is None:

@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lightning_core.cli import main
-from lightning_core.cli.doctor_run import first_task, load_agent
+from lightning_core.cli.doctor_run import first_task
+from lightning_core.cli.loading import load_agent
+from lightning_core.errors import ConfigurationError
 from lightning_core.plugin import PluginManager
 from lightning_core.trainer.check_watch import SDKS
 
@@ -141,7 +143,7 @@ def test_doctor_without_a_subcommand_still_checks_the_installation() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("my_agents", "not of the form module:agent"),
+        ("my_agents", "not of the form module:name"),
         ("my_agents:nowhere", "cannot be imported: AttributeError"),
         ("not_there:agent", "cannot be imported: ModuleNotFoundError.*found from here"),
         ("my_agents:plain", "is a function, not an agent: put @rollout"),
@@ -149,7 +151,7 @@ def test_doctor_without_a_subcommand_still_checks_the_installation() -> None:
 )
 def test_an_agent_that_is_none(path: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    with pytest.raises(click.ClickException, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         load_agent(path)
 
 

@@ -1,0 +1,88 @@
+"""Reads named resources: prompt templates, models and other kinds, by the name that agents know them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from lightning_core.config.files import KeyPath, read_yaml
+from lightning_core.config.values import Given, Text, blamed, dotted, merged, settled
+from lightning_core.errors import ConfigurationError
+from lightning_core.types import NamedResources, resource_kinds
+
+__all__ = ["read_resources"]
+
+
+def read_resources(key: KeyPath, given: Iterable[Given]) -> NamedResources | None:
+    """Read what the user wrote for a parameter that takes named resources.
+
+    Args:
+        key: The parameter.
+        given: What was written, lower layers first. Mappings are merged.
+
+    Returns:
+        The resources; ``None`` if the last word is that there are none.
+
+    Raises:
+        ConfigurationError: If something is no resource.
+    """
+    tree: dict[str, Any] = {"": {}}
+    last: dict[KeyPath, Given] = {}
+    for one in given:
+        value = _mapping(one) if one.key == key else one.value
+        tree = (
+            {"": None}
+            if one.key == key and value is None
+            else merged(tree, ("", *one.key[len(key) :]), value)
+        )
+        last[one.key] = one
+    if tree[""] is None:
+        return None
+    values = {str(name): _settled(value) for name, value in cast("dict[str, Any]", tree[""]).items()}
+    try:
+        return TypeAdapter(NamedResources).validate_python(values)
+    except ValidationError as error:
+        wrong: list[str] = []
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            where = (*key, *map(str, item["loc"]))
+            given_last = next((one for at, one in reversed(last.items()) if at == where[: len(at)]), None)
+            source = "" if given_last is None else given_last.where(*where[len(given_last.key) :])
+            wrong.append(blamed(source, f"{dotted(where)}: {_message(item['msg'])}"))
+        raise ConfigurationError("; ".join(wrong)) from None
+
+
+def _mapping(given: Given) -> Any:
+    value: Any = given.value
+    if isinstance(value, Text):
+        try:
+            value = read_yaml(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{given.source}: it is no YAML: {error}") from None
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{given.source}: {dotted(given.key)} must be a mapping of names to resources, such as "
+            '{"prompt": {"resource_type": "prompt_template", "template": "{question}"}}, '
+            f"not {type(value).__name__}"
+        )
+    return cast("Mapping[str, Any] | None", value)
+
+
+def _settled(value: Any) -> Any:
+    """Read the texts in a resource as the types that its kind asks for."""
+    if not isinstance(value, dict):
+        return value
+    resource = cast("dict[str, Any]", value)
+    kind = resource.get("resource_type")
+    cls = resource_kinds().get(str(kind))
+    fields = {} if cls is None else cls.model_fields
+    return {
+        name: settled(inner, fields[name].annotation if name in fields else Any)
+        for name, inner in resource.items()
+    }
+
+
+def _message(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
