@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lightning_legacy import AgentLightningClient, AgentLightningServer
 
-Answer = Callable[[bytes], bytes | None | Awaitable[bytes | None]]
+Answer = Callable[[bytes], bytes | Awaitable[bytes | None] | None]
 
 
 @pytest.fixture(autouse=True)
