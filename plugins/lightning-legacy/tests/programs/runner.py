@@ -11,7 +11,7 @@ from lightning_core.runner import AgentRunner
 
 
 class Doubler(LitAgent[Any]):
-    def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> float:  # pyright: ignore
+    def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> float:
         assert resources["main_llm"].model == "none"
         print(f"done {rollout_id}", flush=True)
         return 2.0 * task["number"]
