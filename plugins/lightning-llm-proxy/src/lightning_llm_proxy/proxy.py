@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import secrets
-import socket
 import threading
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from lightning_core import LightningStore, ProxyLLM
+from lightning_core import LLM, LightningStore, ProxyLLM
 from lightning_core.errors import ConfigurationError, EngineError
+from lightning_core.serving import StartStop, bind, listening_problem
 
 from .server import Server
-from .settings import ANY_MODEL, Upstream, check_listening
+from .settings import ANY_MODEL, Upstream
 
 __all__ = ["LLMProxy"]
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _START_SECONDS: Final = 60.0
 _MIB: Final = 2**20
 _UPSTREAMS: Final = TypeAdapter(list[Upstream])
 
 
-class LLMProxy:
+class LLMProxy(StartStop):
     """Passes calls on to OpenAI-compatible endpoints, and records each call of a rollout as a span.
 
     It serves from a thread with an event loop of its own, and may be started and stopped any number of times; it keeps
@@ -38,6 +34,9 @@ class LLMProxy:
 
         with LLMProxy([{"name": "qwen", "base_url": "http://127.0.0.1:8000/v1"}], store) as proxy:
             await store.add_resources({"main_llm": proxy.as_resource()})
+
+    A copy in another process, such as that of an algorithm which was sent there, only knows where it serves; models are
+    changed in the process that started it.
 
     Args:
         model_list: The upstream models: each an :class:`Upstream`, or a dict of its settings.
@@ -72,7 +71,7 @@ class LLMProxy:
         stop_seconds: float = 5.0,
     ) -> None:
         secret = token.get_secret_value() if isinstance(token, SecretStr) else token
-        if problem := check_listening(host, secret):
+        if problem := listening_problem("a proxy", host, secret):
             raise ConfigurationError(problem)
         self._upstreams = _read_upstreams(model_list)
         self._store = store
@@ -89,17 +88,20 @@ class LLMProxy:
         self._lock = threading.RLock()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
+        # The process that serves.
+        self._home: int | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(sorted({upstream.name for upstream in self._upstreams}))
         return f"<LLMProxy for {names or 'no model'} at {self.url}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process gets the settings, and not the server.
-        return {**vars(self), "_lock": None, "_server": None, "_thread": None}
+        # Another process gets the settings, and not the server; of one that serves, not even the store, which it has.
+        left_behind = dict.fromkeys(("_lock", "_server", "_thread", "_store" if self.running else "_home"))
+        return {**vars(self), **left_behind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
+        vars(self).update(state, _lock=threading.RLock())
 
     @property
     def model_list(self) -> list[Upstream]:
@@ -116,7 +118,12 @@ class LLMProxy:
     @property
     def running(self) -> bool:
         """Whether it serves."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._elsewhere or (self._thread is not None and self._thread.is_alive())
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether it serves from another process, and this is a copy."""
+        return self._home is not None and self._home != os.getpid()
 
     @property
     def written(self) -> int:
@@ -143,8 +150,10 @@ class LLMProxy:
 
         Raises:
             ConfigurationError: If one has wrong settings; nothing is changed then.
+            EngineError: If it serves from another process.
         """
         upstreams = _read_upstreams(model_list)
+        self._refuse_elsewhere("its models can be changed")
         with self._lock:
             self._upstreams = upstreams
             if self._server is not None and self.running:
@@ -191,13 +200,17 @@ class LLMProxy:
         with self._lock:
             if store is not None:
                 self.set_store(store)
+            # A copy has nothing to start.
             if not self.running:
                 self._start()
             named = any(upstream.name != ANY_MODEL for upstream in self._upstreams)
             return self.as_resource() if named else None
 
     def _start(self) -> None:
-        listener = _listen(self._host, self._port)
+        try:
+            listener = bind(self._host, self._port)
+        except OSError as error:
+            raise EngineError(str(error)) from error
         self._port = listener.getsockname()[1]
         server = Server(
             listener,
@@ -212,6 +225,7 @@ class LLMProxy:
             stop_seconds=self._stop_seconds,
         )
         self._server = server
+        self._home = os.getpid()
         self._thread = threading.Thread(target=server.run, name="lightning-llm-proxy", daemon=True)
         self._thread.start()
         if not server.ready.wait(_START_SECONDS) or server.failure is not None:
@@ -223,39 +237,75 @@ class LLMProxy:
         """Refuse new calls, let those under way end, write their spans, and stop. Does nothing if it does not serve."""
         with self._lock:
             thread, server = self._thread, self._server
-            if thread is None or server is None:
+            if thread is None or server is None or self._elsewhere:
                 return
             server.stop()
             thread.join()
-            self._thread = None
+            self._thread = self._home = None
+
+    @contextmanager
+    def in_front_of(
+        self, llms: Mapping[str, LLM], store: LightningStore | None = None
+    ) -> Generator[dict[str, ProxyLLM]]:
+        """Serve the models of resources too, while the block runs.
+
+        ``Trainer.fit`` does that with the models that a run starts from. Those that an upstream with the same address
+        serves already stay with its settings. If the proxy does not serve yet, it is started, and stopped at the end of
+        the block. Its models are then those that it had before.
+
+        Args:
+            llms: Where models are, by the names of their resources.
+            store: Where spans go, instead of what was given before.
+
+        Yields:
+            The resources by which agents find these models here, under the same names. Without ``llms`` it is the first
+            model that the proxy knows by name, as ``main_llm``; nothing if there is none, and then nothing is started.
+
+        Raises:
+            ConfigurationError: If a resource has no address that could be passed on to.
+            EngineError: If the proxy cannot start.
+        """
+        before = self._upstreams
+        upstreams, names = _put_in(before, llms)
+        if not names and all(upstream.name == ANY_MODEL for upstream in before):
+            yield {}
+            return
+        if store is not None:
+            self.set_store(store)
+        self.update_model_list(upstreams)
+        started = not self.running
+        try:
+            self.start()
+            if names:
+                yield {
+                    resource: self.as_resource(name, sampling_parameters=llms[resource].sampling_parameters)
+                    for resource, name in names.items()
+                }
+            else:
+                yield {"main_llm": self.as_resource()}
+        finally:
+            if started:
+                self.stop()
+            self.update_model_list(before)
 
     async def flush(self) -> None:
         """Wait until the spans of all calls that have ended are stored.
 
         Raises:
             TraceError: If spans have been lost since the last flush.
+            EngineError: If it serves from another process.
         """
+        self._refuse_elsewhere("its spans can be waited for")
         server = self._server
         if server is not None and self.running:
             await asyncio.wrap_future(server.submit(server.recorder.flush()))
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
+    def _refuse_elsewhere(self, what: str) -> None:
+        if self._elsewhere:
+            raise EngineError(
+                f"the LLM proxy at {self.url} serves from process {self._home}, where alone {what}; the algorithm of a "
+                "Trainer runs there unless its strategy has main_process='runner'"
+            )
 
 
 def _read_upstreams(model_list: Iterable[Upstream | Mapping[str, Any]]) -> list[Upstream]:
@@ -275,24 +325,37 @@ def _read_upstreams(model_list: Iterable[Upstream | Mapping[str, Any]]) -> list[
     return upstreams
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind the port: without sharing it, so that two servers never have the same one."""
+def _put_in(before: list[Upstream], llms: Mapping[str, LLM]) -> tuple[list[Upstream], dict[str, str]]:
+    """Add the models of resources to upstreams.
+
+    Returns:
+        All upstreams, and what the model of each resource is called.
+    """
+    upstreams = list(before)
+    names: dict[str, str] = {}
+    for resource, llm in llms.items():
+        upstream = _upstream_of(resource, llm)
+        rivals = [each for each in upstreams if each.name == upstream.name]
+        serving = rivals or [each for each in upstreams if each.name == ANY_MODEL]
+        if upstream not in rivals and not any(
+            each in before and each.base_url == upstream.base_url for each in serving
+        ):
+            if rivals:
+                # Another model of that name: calls of the one must not reach the other.
+                upstream = _upstream_of(resource, llm, name=f"{llm.model}@{resource}", model=llm.model)
+            upstreams.append(upstream)
+        names[resource] = upstream.name
+    return upstreams, names
+
+
+def _upstream_of(resource: str, llm: LLM, **settings: Any) -> Upstream:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise EngineError(f"there is no interface {host!r} to listen on: {error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise EngineError(
-            f"port {port} of {host} cannot be had ({error.strerror or error}): another server may be running there; "
-            "stop it, or choose another port, or 0 for a free one"
-        ) from error
-    listener.setblocking(False)
-    return listener
+        return Upstream.from_llm(llm, **settings)
+    except ValidationError as error:
+        problems = "; ".join(
+            problem["msg"] for problem in error.errors(include_input=False, include_url=False)
+        )
+        # Not `from error`, as below.
+        raise ConfigurationError(
+            f"the LLM proxy cannot stand in front of the resource {resource!r}: {problems}"
+        ) from None

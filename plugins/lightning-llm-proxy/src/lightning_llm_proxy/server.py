@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 from aiohttp import web
 
+from lightning_core.serving import new_loop
 from lightning_core.store.base import LightningStore
 
 from .gateway import Gateway
@@ -85,7 +86,7 @@ class Server:
     def run(self) -> None:
         """Serve until the end."""
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
             if self.ready.is_set():
@@ -175,11 +176,3 @@ class Server:
             server.close()
             handlers.pre_shutdown()
             await handlers.shutdown(self._stop_seconds)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

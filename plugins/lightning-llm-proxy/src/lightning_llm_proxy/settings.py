@@ -9,14 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from lightning_core import LLM
 
-__all__ = ["ANY_MODEL", "EngineName", "GatewayConfig", "Upstream", "check_listening"]
+__all__ = ["ANY_MODEL", "EngineName", "GatewayConfig", "Upstream"]
 
 EngineName: TypeAlias = Literal["auto", "vllm", "sglang", "llamacpp", "openai", "none"]
 
 ANY_MODEL = "*"
 """The name of an upstream that takes every model that no other upstream is named for."""
-
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Upstream(BaseModel):
@@ -144,15 +142,9 @@ class GatewayConfig(BaseModel):
 
     @model_validator(mode="after")
     def _ask_others_for_a_token(self) -> Self:
-        if problem := check_listening(self.host, self.token.get_secret_value() if self.token else None):
+        from lightning_core.serving import listening_problem
+
+        token = self.token.get_secret_value() if self.token is not None else None
+        if problem := listening_problem("a proxy", self.host, token):
             raise ValueError(problem)
         return self
-
-
-def check_listening(host: str, token: str | None) -> str | None:
-    """Say what is wrong with an address and a token, if anything."""
-    if token is None and host not in _LOOPBACK:
-        return f"a proxy on {host!r} can be reached from other machines: give it a token, or let it listen on 127.0.0.1"
-    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
-        return "a token has at least 8 characters, all of them printable ASCII"
-    return None

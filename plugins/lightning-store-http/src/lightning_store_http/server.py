@@ -7,12 +7,12 @@ import logging
 import secrets
 import socket
 import threading
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import uvicorn
 
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
+from lightning_core.serving import StartStop, bind, listening_problem, new_loop
 from lightning_core.store.base import LightningStore
 
 from .app import StoreApp, create_app
@@ -22,7 +22,6 @@ __all__ = ["LightningStoreServer", "check_address"]
 
 logger = logging.getLogger(__name__)
 
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _START_SECONDS: Final = 60.0
 
 
@@ -37,7 +36,7 @@ def check_address(host: str, port: int, token: str | None) -> None:
     _listen(host, port).close()
 
 
-class LightningStoreServer:
+class LightningStoreServer(StartStop):
     """Serves a store over HTTP, from a thread with an event loop of its own.
 
     ::
@@ -184,7 +183,7 @@ class LightningStoreServer:
         quiet = _Quiet(threading.get_ident())
         uvicorns.addFilter(quiet)
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._serve(server, listener))
         except Exception as error:
             if not server.started:
@@ -201,59 +200,19 @@ class LightningStoreServer:
         await self._app.service.identify()
         await server.serve(sockets=[listener])
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
-
 
 def _check_settings(host: str, port: int, token: str | None) -> None:
-    if token is None and host not in _LOOPBACK:
-        raise ConfigurationError(
-            f"a server on {host!r} can be reached from other machines: give it a token (token=…, or --token-file "
-            "on the command line), or let it listen on 127.0.0.1"
-        )
-    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
-        raise ConfigurationError("a token has at least 8 characters, all of them printable ASCII")
+    if problem := listening_problem("a server", host, token):
+        raise ConfigurationError(problem)
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"a port is from 0 to 65535, not {port}")
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind the port: without sharing it, so that two servers never have the same one."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        return bind(host, port)
     except OSError as error:
-        raise StoreUnavailableError(f"there is no interface {host!r} to listen on: {error}") from error
-    try:
-        # Takes over a port whose last server has ended, and never that of one which lives.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise StoreUnavailableError(
-            f"port {port} of {host} cannot be had ({error.strerror or error}): another server may be running there; "
-            "stop it, or choose another port, or 0 for a free one"
-        ) from error
-    listener.setblocking(False)
-    return listener
+        raise StoreUnavailableError(str(error)) from error
 
 
 class _Quiet(logging.Filter):
@@ -315,11 +274,3 @@ class _Server(uvicorn.Server):
             except RuntimeError:
                 # It has ended by itself.
                 return
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
