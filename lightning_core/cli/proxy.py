@@ -14,7 +14,8 @@ from typing import Any, Final
 import click
 
 from lightning_core.bridge import run_sync
-from lightning_core.cli.serving import end_signals, read_token
+from lightning_core.cli.serving import end_signals, given_token, serve_until, serving_options
+from lightning_core.cli.stores import store_option_for
 from lightning_core.errors import ConfigurationError
 from lightning_core.execution.garbage import rare_collections
 from lightning_core.plugin import resolve
@@ -53,20 +54,10 @@ def proxy() -> None:
     show_default=True,
     help="What serves at each --upstream, and so how it is asked for token ids.",
 )
-@click.option(
-    "--store",
-    "spec",
-    envvar="LIGHTNING_CORE_STORE",
-    required=True,
-    show_envvar=True,
-    help="Where spans go, for instance http://127.0.0.1:4747.",
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The interface to listen on.")
-@click.option("--port", default=4748, show_default=True, help="The port; 0 picks a free one.")
-@click.option(
-    "--token-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Holds the token that clients send as their API key; written if it does not exist. Otherwise {_TOKEN}.",
+@store_option_for("Where spans go, for instance http://127.0.0.1:4747.")
+@serving_options(
+    4748,
+    f"Holds the token that clients send as their API key; written if it does not exist. Otherwise {_TOKEN}.",
 )
 def serve(
     upstreams: tuple[str, ...],
@@ -93,7 +84,7 @@ def serve(
     def model_list() -> list[dict[str, Any]]:
         return given + (_read_models(models_file) if models_file is not None else [])
 
-    token = read_token(token_file) if token_file is not None else os.environ.get(_TOKEN) or None
+    token = given_token(token_file, _TOKEN)
     server = LLMProxy(model_list(), host=host, port=port, token=token)
     store = resolve("store", spec, retry_seconds=_PATIENCE_SECONDS)
     try:
@@ -109,11 +100,7 @@ def serve(
                 if token is not None:
                     shown = f'"$(cat {token_file})"' if token_file is not None else "…  (as here)"
                     click.echo(f"clients send the token as their key: export OPENAI_API_KEY={shown}")
-                # In steps, since a wait without a limit lets no signal through on Windows.
-                while not end.wait(0.5):
-                    if not server.running:
-                        raise click.ClickException("the proxy has ended by itself; its log tells more")
-                click.echo("stopping")
+                serve_until(end, server, "proxy")
             if server.lost:
                 raise click.ClickException(f"{server.lost} spans of model calls are lost; the log tells why")
     finally:

@@ -7,14 +7,42 @@ import secrets
 import signal
 import stat
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import click
 
-__all__ = ["end_signals", "read_token"]
+__all__ = ["end_signals", "given_token", "serve_until", "serving_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Running(Protocol):
+    @property
+    def running(self) -> bool: ...
+
+
+def serving_options(port: int, token: str) -> Callable[[F], F]:
+    """Make the options that say where a command listens, and who may use it.
+
+    Args:
+        port: The port unless the user gives another one.
+        token: What the help says of the file with the token.
+    """
+    options = (
+        click.option("--host", default="127.0.0.1", show_default=True, help="The interface to listen on."),
+        click.option("--port", default=port, show_default=True, help="The port; 0 picks a free one."),
+        click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help=token),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @contextmanager
@@ -33,7 +61,30 @@ def end_signals() -> Generator[threading.Event]:
             signal.signal(number, handler)
 
 
-def read_token(path: Path) -> str:
+def serve_until(end: threading.Event, server: _Running, what: str) -> None:
+    """Wait for the end while a server serves.
+
+    Args:
+        end: What :func:`end_signals` gives.
+        server: The server.
+        what: What to call it.
+
+    Raises:
+        click.ClickException: If it ends by itself.
+    """
+    # In steps, since a wait without a limit lets no signal through on Windows.
+    while not end.wait(0.5):
+        if not server.running:
+            raise click.ClickException(f"the {what} has ended by itself; its log tells more")
+    click.echo("stopping")
+
+
+def given_token(path: Path | None, variable: str) -> str | None:
+    """Return the token that the user gives: that of a file, or that of a variable of the environment."""
+    return _read_token(path) if path is not None else os.environ.get(variable) or None
+
+
+def _read_token(path: Path) -> str:
     """Read the token, or draw one and write it where nobody else can read it."""
     try:
         token = path.read_text().strip()

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
 from lightning_core.plugin import resolve
 from lightning_core.store.base import LightningStore
 
-__all__ = ["open_store", "store_option"]
+__all__ = ["open_store", "store_option", "store_option_for"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # A command has somebody who waits for it, unlike a run that is to outlive the restart of a server.
 _PATIENCE_SECONDS = 5.0
 
-store_option = click.option(
-    "--store",
-    "spec",
-    envvar="LIGHTNING_CORE_STORE",
-    required=True,
-    show_envvar=True,
-    help="The store, for instance sqlite:///runs.db.",
-)
+
+def store_option_for(purpose: str) -> Callable[[F], F]:
+    """Make the option by which a command is told of its store.
+
+    Args:
+        purpose: What the help says of it.
+    """
+    return click.option(
+        "--store", "spec", envvar="LIGHTNING_CORE_STORE", required=True, show_envvar=True, help=purpose
+    )
+
+
+store_option = store_option_for("The store, for instance sqlite:///runs.db.")
+"""The option of commands that look at a store."""
 
 
 def open_store(spec: str) -> LightningStore:
