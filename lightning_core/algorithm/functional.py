@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -42,9 +43,11 @@ class FunctionalAlgorithm(BaseAlgorithm, Generic[P, R]):
             elif name in _GIVEN and parameter.kind is not parameter.POSITIONAL_ONLY:
                 self._wanted.append(name)
             elif parameter.default is parameter.empty:
+                near = difflib.get_close_matches(name, _GIVEN, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise ConfigurationError(
                     f"@algo {getattr(function, '__qualname__', function)!s}: nobody gives the parameter {name!r}; "
-                    f"an algorithm may take {', '.join(_GIVEN)}"
+                    f"{hint}An algorithm may take {', '.join(_GIVEN)}"
                 )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

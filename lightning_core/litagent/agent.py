@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import threading
 import warnings
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_METHODS = ("rollout", "training_rollout", "rollout_async", "training_rollout_async")
 
 # Which runner runs which agent in this context: id(agent) -> (agent, runner), both weak. A context, and not
 # an attribute of the agent, because several workers of one process share the agent object; and not a
@@ -222,8 +225,12 @@ class LitAgent(Generic[T]):
             raise NotImplementedError(
                 f"{self._label} is async: await rollout_async instead of calling rollout"
             )
+        near = [
+            name for name in vars(type(self)) if difflib.get_close_matches(name, _METHODS, n=1, cutoff=0.8)
+        ]
+        hint = f"it has {near[0]!r}; " if near else ""
         raise NotImplementedError(
-            f"{self._label} implements no rollout method; override rollout or training_rollout, or "
+            f"{self._label} implements no rollout method; {hint}override rollout or training_rollout, or "
             "rollout_async or training_rollout_async"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import logging
@@ -266,11 +267,20 @@ def _read_signature(
 
 def _unknown(func: Callable[..., Any]) -> NotImplementedError:
     name = getattr(func, "__qualname__", repr(func))
+    hint = ""
     try:
-        signature = str(inspect.signature(func))
+        signature = inspect.signature(func)
     except (ValueError, TypeError):
         signature = " without a readable signature"
-    return NotImplementedError(f"{name}{signature} cannot be an agent. Accepted signatures:\n{_ACCEPTED}")
+    else:
+        for parameter in (name for name in signature.parameters if name not in _ROLES):
+            near = difflib.get_close_matches(parameter, _ROLES, n=1)
+            if near:
+                hint = f" For {parameter!r}, did you mean {near[0]!r}?"
+                break
+    return NotImplementedError(
+        f"{name}{signature} cannot be an agent.{hint} Accepted signatures:\n{_ACCEPTED}"
+    )
 
 
 def _is_coroutine_function(func: Callable[..., Any]) -> bool:

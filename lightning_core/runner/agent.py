@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from lightning_core.errors import ConfigurationError, StoreClosedError
 from lightning_core.litagent.agent import LitAgent
@@ -31,6 +31,8 @@ __all__ = ["AgentRunnerV2"]
 logger = logging.getLogger(__name__)
 
 T_task = TypeVar("T_task")
+
+_MODES = (None, *get_args(RolloutMode))
 
 GATHER_SECONDS = 0.02
 """How long a runner with many slots waits for more of them to become free before it asks for work."""
@@ -71,6 +73,10 @@ class AgentRunnerV2(BaseRunner[T_task]):
         retry_seconds: float = 300.0,
         worker_name: str | None = None,
     ) -> None:
+        if not isinstance(tracer, BaseTracer):  # pyright: ignore[reportUnnecessaryIsInstance] - users may pass anything
+            raise ConfigurationError(
+                f"a runner needs a tracer, not a {type(tracer).__name__}; resolve('tracer', ...) makes one by name"
+            )
         if concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, not {concurrency}")
         if max_rollouts is not None and max_rollouts < 0:
@@ -249,9 +255,12 @@ class AgentRunnerV2(BaseRunner[T_task]):
         """Run one task now and return its rollout; see :meth:`BaseRunner.step`.
 
         Raises:
+            ConfigurationError: If there is no such mode.
             Exception: What the agent raised, or what kept it from running.
         """
         store = self.get_store()
+        if mode not in _MODES:
+            raise ConfigurationError(f"mode must be 'train', 'val', 'test' or None, not {mode!r}")
         resources_id = None
         if resources is not None:
             resources_id = (await store.add_resources(resources)).resources_id

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import Any
+from typing import Any, Literal
 
 from opentelemetry.trace import TracerProvider
 
@@ -98,6 +98,22 @@ class Instrumentations:
     def find_installed(self) -> list[str]:
         """Return the names of those used by default that are installed; imports none."""
         return [name for name in self._default if self.known[name].missing() is None]
+
+    def choose(self, wanted: Literal["auto"] | Sequence[str]) -> list[str]:
+        """Return the names in ``wanted``, or for ``"auto"`` those of :meth:`find_installed`.
+
+        Raises:
+            ConfigurationError: If a name cannot be instrumented; see :meth:`check`.
+        """
+        if wanted == "auto":
+            return self.find_installed()
+        if isinstance(wanted, str):
+            raise ConfigurationError(
+                f"{self.owner}: instrument must be 'auto' or a list of names; write [{wanted!r}]"
+            )
+        names = list(dict.fromkeys(wanted))
+        self.check(names)
+        return names
 
     def find_unused(self, names: Iterable[str]) -> list[str]:
         """Return those known libraries that the program has not imported so far."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import threading
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 # Pydantic keeps an instance's state in these slots.
 _new: Any = object.__new__
@@ -58,6 +59,29 @@ class Model(BaseModel):
         _set_extra(model, self.__pydantic_extra__)
         _set_private(model, None)
         return model
+
+
+class StrictModel(Model):
+    """A model that people write: a field that it does not have is refused, with the nearest one that it has.
+
+    A subclass whose ``model_config`` has ``extra="allow"`` or ``extra="ignore"`` takes any.
+    """
+
+    # It would hold the keys that stand beside what is wrong.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        if cls.model_config.get("extra") in ("allow", "ignore") or not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        for name in cast("Mapping[str, Any]", values):
+            if name not in fields and not any(name == field.alias for field in fields.values()):
+                near = difflib.get_close_matches(str(name), fields, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise ValueError(f"{cls.__name__} has no field {name!r}{hint} It has {', '.join(fields)}")
+        return cast("Any", values)
 
 
 _building = threading.Lock()

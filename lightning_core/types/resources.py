@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, SerializeAsAny, field_validator
 
 from lightning_core.errors import ResourceError
 
-from ._model import Model
+from ._model import Model, StrictModel
 
 if TYPE_CHECKING:
     from .core import AttemptedRollout
@@ -38,8 +38,11 @@ R = TypeVar("R", bound="type[Resource]")
 _kinds: dict[str, type[Resource]] = {}
 
 
-class Resource(Model):
-    """Base of every resource; ``resource_type`` names its kind."""
+class Resource(StrictModel):
+    """Base of every resource; ``resource_type`` names its kind.
+
+    A field that the class does not have is refused, unless its ``model_config`` has ``extra="allow"`` or ``"ignore"``.
+    """
 
     resource_type: Any
 

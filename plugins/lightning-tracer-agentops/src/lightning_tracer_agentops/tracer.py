@@ -73,9 +73,7 @@ class AgentOpsTracer(SharedTracer):
                 "tracer 'agentops' is given an api_key, and told by agentops_managed=False to leave AgentOps alone: "
                 "pass the key to your own agentops.init(), or leave agentops_managed out"
             )
-        names = INSTRUMENTATIONS.find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
-        if instrument != "auto":
-            INSTRUMENTATIONS.check(names)
+        names = INSTRUMENTATIONS.choose(instrument)
         self._strict = instrument != "auto"
         self.agentops_managed = agentops_managed
         self.instrument_managed = instrument_managed

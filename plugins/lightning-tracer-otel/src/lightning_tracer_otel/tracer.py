@@ -50,10 +50,7 @@ class OtelTracer(SharedTracer):
         propagate_threads: bool = True,
         global_provider: bool = False,
     ) -> None:
-        names = INSTRUMENTATIONS.find_installed() if instrument == "auto" else list(dict.fromkeys(instrument))
-        if instrument != "auto":
-            INSTRUMENTATIONS.check(names)
-        self._instrumented = names
+        self._instrumented = INSTRUMENTATIONS.choose(instrument)
         self._propagate_threads = propagate_threads
         self._strict = instrument != "auto"
         self._global_provider = global_provider
