@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lightning_core import plugin
 from lightning_core.errors import ConfigurationError, DatasetError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_agent",
+    "check_count",
     "check_dataset",
     "check_dry_run",
     "check_needs",
@@ -69,6 +70,11 @@ def resolve_hooks(hooks: Any) -> list[Hook]:
         return []
     if isinstance(hooks, str | Mapping | Hook | type):
         hooks = [hooks]
+    if not isinstance(hooks, Iterable):
+        raise ConfigurationError(
+            f"Trainer(hooks=...): a hook or a list of them is needed, not a {type(hooks).__name__}"
+        )
+    hooks = cast("Iterable[Any]", hooks)
     return [plugin.resolve_argument(f"hooks[{index}]", "hook", spec) for index, spec in enumerate(hooks)]
 
 
@@ -79,6 +85,14 @@ def describe(spec: Any, part: object) -> str | None:
     if isinstance(spec, Mapping):
         spec = spec.get("type")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] - any mapping
     return spec if isinstance(spec, str) and "://" not in spec else type(part).__name__
+
+
+def check_count(name: str, value: Any, *, least: int) -> None:
+    """Refuse a number of something that is no whole number, or too small; ``None`` is left to the default."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"Trainer({name}={value!r}): a whole number is needed, at least {least}")
 
 
 def check_resources(resources: Any) -> NamedResources | None:
@@ -113,6 +127,11 @@ def check_dataset(which: Literal["train", "val"], dataset: Any) -> None:
     if isinstance(dataset, str):
         raise DatasetError(
             f"the {which} dataset is the string {dataset!r}; give a list of tasks, or to fit the URL of a v0.1 server"
+        )
+    if isinstance(dataset, Mapping):
+        raise DatasetError(
+            f"the {which} dataset is a {type(dataset).__name__}, whose items have keys and no order; "  # pyright: ignore[reportUnknownArgumentType] - any mapping
+            "give one of its values, or list(dataset.values())"
         )
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DatasetError(
