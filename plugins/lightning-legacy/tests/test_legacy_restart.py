@@ -39,6 +39,11 @@ class Program:
                 self.lines.append(line.strip())
                 self._changed.notify_all()
 
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def kill(self) -> None:
         """What ``kill -9`` does."""
         self.process.kill()
@@ -96,17 +101,18 @@ def test_no_task_is_lost_or_counted_twice_when_a_client_is_killed_and_the_server
         port = int(server.lines[0].removeprefix("port "))
         endpoint = f"http://127.0.0.1:{port}"
         doomed = programs.start("client", endpoint, 20)
-        clients = [programs.start("client", endpoint) for _ in range(3)]
-        runner = programs.start("runner", endpoint)
-        workers = [*clients, runner]
+        workers = [
+            *(programs.start("client", endpoint) for _ in range(3)),
+            programs.start("runner", endpoint),
+        ]
+        programs.wait(lambda: all(each.lines for each in (doomed, *workers)), server, doomed, *workers)
+        server.tell("queue them")
 
-        programs.wait(lambda: bool(doomed.lines) and doomed.lines[-1].startswith("holds "), server, *workers)
+        programs.wait(lambda: doomed.lines[-1].startswith("holds "), server, *workers)
         held = doomed.lines[-1].removeprefix("holds ")
         doomed.kill()
 
-        programs.wait(
-            lambda: programs.done() >= TASKS * 0.4 and all(each.lines for each in workers), server, *workers
-        )
+        programs.wait(lambda: "queued" in server.lines and programs.done() >= TASKS * 0.4, server, *workers)
         server.kill()
         assert programs.done() < TASKS
         server = programs.start("server", durable, port)
@@ -122,3 +128,4 @@ def test_no_task_is_lost_or_counted_twice_when_a_client_is_killed_and_the_server
         ]
         by_id = {result["rollout_id"]: result for result in results}
         assert by_id[held]["metadata"].get("pid") != doomed.process.pid
+        assert all(len(program.lines) > 1 for program in workers)

@@ -12,6 +12,7 @@ from lightning_core.types import Rollout
 def main(endpoint: str, before_it_hangs: int | None) -> None:
     client = AgentLightningClient(endpoint, poll_interval=0.05)
     done = 0
+    print("ready", flush=True)
     while (task := client.poll_next_task()) is not None:
         resources = client.get_latest_resources()
         assert resources is not None

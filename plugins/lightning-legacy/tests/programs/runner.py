@@ -18,4 +18,6 @@ class Doubler(LitAgent[Any]):
 
 
 if __name__ == "__main__":
-    AgentRunner(Doubler(), AgentLightningClient(sys.argv[1], poll_interval=0.05), "dummy").iter()
+    runner = AgentRunner(Doubler(), AgentLightningClient(sys.argv[1], poll_interval=0.05), "dummy")
+    print("ready", flush=True)
+    runner.iter()

@@ -1,4 +1,4 @@
-"""A server: ``server.py STORE PORT TASKS`` queues tasks and serves; ``server.py STORE PORT`` serves, and collects.
+"""A server: ``server.py STORE PORT TASKS`` queues tasks once it reads a line; ``server.py STORE PORT`` collects.
 
 The second kind prints each result as a line of JSON, and ``round`` whenever it has collected what there was.
 """
@@ -14,13 +14,13 @@ from lightning_core.types import LLM
 
 async def main(store: str, port: int, tasks: int | None) -> None:
     server = AgentLightningServer(port=port, task_timeout_seconds=3.0, max_requeues=1000, store=store)
-    if tasks is not None:
-        await server.update_resources({"main_llm": LLM(endpoint="http://127.0.0.1:1/v1", model="none")})
-        for number in range(tasks):
-            await server.queue_task({"number": number}, "train")
     await server.start()
     print(f"port {server.port}", flush=True)
     if tasks is not None:
+        await server.update_resources({"main_llm": LLM(endpoint="http://127.0.0.1:1/v1", model="none")})
+        await asyncio.to_thread(sys.stdin.readline)
+        await asyncio.gather(*(server.queue_task({"number": number}, "train") for number in range(tasks)))
+        print("queued", flush=True)
         await server.run_forever()
     while True:
         for result in await server.retrieve_completed_rollouts():
