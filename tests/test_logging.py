@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from lightning_core.errors import ConfigurationError
+from lightning_core.execution.spawning import LogSettings
 from lightning_core.logging import configure_logger, configured_level
 
 STORE = "lightning_store_http"
@@ -121,3 +123,23 @@ def test_nothing_is_configured_by_an_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+CHILD = """
+import logging, pickle, sys
+pickle.load(sys.stdin.buffer).apply()
+logging.getLogger("lightning_core.runner").debug("seen in the process")
+logging.getLogger("elsewhere").warning("by another library")
+"""
+
+
+def test_a_process_that_is_started_for_the_program_logs_as_the_program_does(monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    configure_logger("DEBUG")
+    settings = pickle.dumps(LogSettings.of_this_process())
+    done = subprocess.run([sys.executable, "-c", CHILD], input=settings, capture_output=True, check=True)
+    [line, other] = done.stderr.decode().splitlines()
+    assert line.endswith("lightning_core.runner)   seen in the process")
+    assert "[DEBUG] (Process-" in line
+    # As Python itself shows warnings of who has configured nothing.
+    assert other == "by another library"
