@@ -68,7 +68,11 @@ FIRST_PARTY: Final[Mapping[Kind, Mapping[str, str]]] = {
         "messages": "lightning-adapter-messages",
     },
     "credit": {},
-    "algorithm": {"search": "lightning-algorithm-search", "grpo": "lightning-algorithm-grpo"},
+    "algorithm": {
+        "search": "lightning-algorithm-search",
+        "grpo": "lightning-algorithm-grpo",
+        "legacy": "lightning-legacy",
+    },
     "strategy": {"client-server": "lightning-store-http", "cs": "lightning-store-http"},
     "llm_proxy": {"gateway": "lightning-llm-proxy"},
     "engine": {"llamacpp": "lightning-engine-llamacpp"},

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .algorithm import LegacyAlgorithm
     from .client import AgentLightningClient
     from .dev import DevTaskLoader
     from .errors import LegacyServerError
@@ -15,6 +16,7 @@ __all__ = [
     "AgentLightningServer",
     "AgentRunner",
     "DevTaskLoader",
+    "LegacyAlgorithm",
     "LegacyServerError",
     "ServerDataStore",
 ]
@@ -25,6 +27,7 @@ _HOMES = {
     "AgentLightningServer": "server",
     "AgentRunner": "runner",
     "DevTaskLoader": "dev",
+    "LegacyAlgorithm": "algorithm",
     "LegacyServerError": "errors",
     "ServerDataStore": "store",
 }

@@ -1,4 +1,4 @@
-"""Registers the ``legacy`` runner."""
+"""Registers the ``legacy`` algorithm."""
 
 from __future__ import annotations
 
@@ -7,64 +7,55 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from lightning_core import BaseRunner, Component, hookimpl
+from lightning_core import BaseAlgorithm, Component, hookimpl
 
 if TYPE_CHECKING:
-    from .runner import AgentRunner
+    from .algorithm import LegacyAlgorithm
 
-__all__ = ["LegacyRunnerConfig", "lightning_runners"]
+__all__ = ["LegacyConfig", "lightning_algorithms"]
 
 
-class LegacyRunnerConfig(BaseModel):
-    """Settings of the ``legacy`` runner."""
+class LegacyConfig(BaseModel):
+    """Settings of the ``legacy`` algorithm."""
 
     model_config = ConfigDict(extra="forbid")
 
-    endpoint: str = Field(description="The root URL of the v0.1 server, such as http://127.0.0.1:8000.")
-    poll_interval: float = Field(
-        5.0, ge=0, description="How long to wait before asking again when there is no task, in seconds."
+    host: str = Field(
+        "127.0.0.1",
+        description="The interface of the server. Any other than the loopback needs a token.",
     )
-    timeout: float = Field(10.0, gt=0, description="How long an answer may take, in seconds.")
+    port: int = Field(8000, ge=1, le=65535, description="The port of the server.")
+    task_timeout_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="How long a client may have a task before it is handed out again, in seconds.",
+    )
+    max_requeues: int = Field(5, ge=0, description="How often that happens to a task, before it is given up.")
     token: SecretStr | None = Field(
-        None, description="The server's token. None: from the variable LIGHTNING_CORE_LEGACY_TOKEN."
+        None,
+        description="What clients must show. None: from the variable LIGHTNING_CORE_LEGACY_TOKEN, if it is set.",
     )
-    retry_seconds: float = Field(
-        60.0, ge=0, description="How long to try again while the server cannot be reached, in seconds."
+    poll_interval: float = Field(
+        1.0, ge=0, description="How long the workers of fit wait before they ask again, in seconds."
     )
-    max_tasks: int | None = Field(None, ge=1, description="End after so many tasks. None: never.")
 
 
-def _make(
-    endpoint: str,
-    poll_interval: float,
-    timeout: float,
-    token: SecretStr | None,
-    retry_seconds: float,
-    max_tasks: int | None,
-    **injected: Any,
-) -> AgentRunner:
-    from .client import AgentLightningClient
-    from .runner import AgentRunner
+def _make(**settings: Any) -> LegacyAlgorithm:
+    from .algorithm import LegacyAlgorithm
 
-    client = AgentLightningClient(
-        endpoint,
-        poll_interval,
-        timeout,
-        token=token.get_secret_value() if token else None,
-        retry_seconds=retry_seconds,
-    )
-    return AgentRunner(client=client, max_tasks=max_tasks, **injected)
+    token: SecretStr | None = settings.pop("token")
+    return LegacyAlgorithm(token=token.get_secret_value() if token else None, **settings)
 
 
 @hookimpl
-def lightning_runners() -> Iterable[Component[BaseRunner[Any]]]:
-    """Register the runner."""
+def lightning_algorithms() -> Iterable[Component[BaseAlgorithm]]:
+    """Register the algorithm."""
     return [
         Component(
             name="legacy",
             factory=_make,
-            config=LegacyRunnerConfig,
-            summary="Runs an agent on the tasks of a v0.1 server.",
+            config=LegacyConfig,
+            summary="Has v0.1 clients run every task once and reports.",
             api_version=1,
         )
     ]
