@@ -315,8 +315,7 @@ def _problems(report: RolloutReport) -> Iterator[Problem]:
     elif status != "succeeded":
         yield _problem(
             f"the rollout {'was cancelled' if status == 'cancelled' else 'failed'}: there is nothing to learn from it",
-            "put right what stopped it; what is not the agent's fault can be tried again: "
-            "RolloutConfig(max_attempts=2)",
+            "put right what stopped it; what fails now and then can be tried again: RolloutConfig(max_attempts=2)",
         )
     elif not report.spans:
         yield _problem("no span was recorded", advice.NO_SPANS)

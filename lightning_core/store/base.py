@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from opentelemetry.sdk.trace import ReadableSpan
-from pydantic import ConfigDict, Field
 
 from lightning_core.errors import ConfigurationError
+from lightning_core.store.arguments import (
+    UNSET,
+    EnqueueRequest,
+    Maybe,
+    StoreCapabilities,
+    StoreStatistics,
+    Unset,
+)
 from lightning_core.store.encoding import EncodedSpan, decode_span, encode_span
 from lightning_core.store.otlp import OtlpEndpoint
 from lightning_core.types import (
@@ -30,73 +35,20 @@ from lightning_core.types import (
     TaskInput,
     Worker,
 )
-from lightning_core.types._model import Model, build_models
+from lightning_core.types._model import build_models
 from lightning_core.types.tracing import SpanBatch
 
 __all__ = [
     "UNSET",
     "EnqueueRequest",
     "LightningStore",
+    "Maybe",
     "StoreCapabilities",
     "StoreStatistics",
     "Unset",
 ]
 
-T = TypeVar("T")
-
 _MODES = {None, *get_args(RolloutMode)}
-
-
-class Unset(Enum):
-    """Type of :data:`UNSET`."""
-
-    UNSET = "unset"
-
-
-UNSET = Unset.UNSET
-"""The default of update arguments: leave the field as it is (``None`` is a value)."""
-
-Maybe: TypeAlias = T | Literal[Unset.UNSET]
-
-
-@dataclass(frozen=True)
-class StoreCapabilities:
-    """What a store can do beyond the contract that all keep.
-
-    Attributes:
-        durable: Acknowledged writes survive the death of the process.
-        processes: Several processes may open the same data at once.
-        python_values: Inputs and metadata may hold any Python value; otherwise JSON values only.
-    """
-
-    durable: bool = False
-    processes: bool = False
-    python_values: bool = False
-
-
-class EnqueueRequest(Model):
-    """One rollout to enqueue; the fields are the arguments of :meth:`LightningStore.enqueue_rollout`."""
-
-    model_config = ConfigDict(defer_build=True, extra="forbid")
-
-    input: TaskInput
-    mode: RolloutMode | None = None
-    resources_id: str | None = None
-    config: RolloutConfig = Field(default_factory=RolloutConfig)
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    run_id: str | None = None
-    idempotency_key: str | None = None
-
-
-class StoreStatistics(Model):
-    """How much a store holds."""
-
-    rollouts: dict[RolloutStatus, int] = Field(default_factory=dict[RolloutStatus, int])
-    attempts: int = 0
-    spans: int = 0
-    resources: int = 0
-    workers: int = 0
-    runs: int = 0
 
 
 class LightningStore(ABC):
@@ -239,8 +191,17 @@ class LightningStore(ABC):
         """
 
     @abstractmethod
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None, *, request_id: str | None = None
+    ) -> AttemptedRollout:
         """Begin a new attempt of a rollout that has not ended; a live one is superseded.
+
+        Args:
+            rollout_id: The rollout.
+            worker_id: Who will run it.
+            request_id: Makes it safe to ask again when the answer was lost: if a call with the same ``request_id`` has
+                begun an attempt of this rollout, the last such attempt is returned, whatever has become of it, and
+                nothing else is begun. Its id begins with ``at-<request_id>-``.
 
         Raises:
             UnknownRolloutError: If there is no such rollout.
@@ -419,7 +380,7 @@ class LightningStore(ABC):
 
         Args:
             rollout_id: The rollout.
-            attempt_id: Its attempt, or ``"latest"``.
+            attempt_id: Its attempt, or ``"latest"``: the one that is the latest when the report takes effect.
             status: The attempt's new status.
             worker_id: Who runs it.
             last_heartbeat_time: When it was last alive; what lies in the future counts as now.

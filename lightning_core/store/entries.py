@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from lightning_core.errors import SpanConflictError
 from lightning_core.store.base import EnqueueRequest
+from lightning_core.store.lifecycle import is_of_request
 from lightning_core.types import (
     Attempt,
     Deletion,
@@ -66,6 +67,11 @@ class RolloutEntry:
         self.attempts: dict[str, AttemptEntry] = {}
         self.latest: AttemptEntry | None = None
 
+    def begun(self, prefix: str) -> AttemptEntry | None:
+        """Return the last attempt that the request with this prefix has begun."""
+        attempts = reversed(self.attempts.values())
+        return next((a for a in attempts if is_of_request(a.attempt.attempt_id, prefix)), None)
+
 
 def new_id(prefix: str) -> str:
     """Make an id that nobody else makes."""
@@ -82,6 +88,7 @@ def _shared(config: RolloutConfig) -> RolloutConfig:
         config.unresponsive_seconds,
         config.max_attempts,
         tuple(config.retry_condition),
+        config.max_losses,
     )
     known = _configs.get(key)
     if known is None:

@@ -28,11 +28,14 @@ __all__ = [
     "Change",
     "allowed_pending",
     "begin_attempt",
+    "check_request",
     "deadline",
     "expire",
     "heartbeat",
     "is_live",
+    "is_of_request",
     "is_queued",
+    "is_retried",
     "report_attempt",
     "report_rollout",
     "request_prefix",
@@ -55,6 +58,9 @@ _USUAL_REASONS: dict[AttemptStatus, FailureReason | None] = {
     "cancelled": "cancelled",
 }
 LIVE_ATTEMPT_STATUSES: frozenset[AttemptStatus] = frozenset({"preparing", "running"})
+# Not the agent's fault, and most likely different the next time.
+_LOSSES: frozenset[FailureReason | None] = frozenset({"unresponsive", "infrastructure"})
+_ENDED_FOR_GOOD: frozenset[AttemptStatus] = frozenset({"succeeded", "cancelled"})
 
 
 class Change(NamedTuple):
@@ -72,6 +78,21 @@ def is_queued(rollout: RolloutV2) -> bool:
 def is_live(attempt: Attempt) -> bool:
     """Whether the attempt holds a lease."""
     return attempt.status in LIVE_ATTEMPT_STATUSES
+
+
+def is_retried(config: RolloutConfig, attempt: Attempt) -> bool:
+    """Whether a rollout with this config gets another attempt after this one, its latest.
+
+    After an attempt that was lost it does, ``max_losses`` times. Beyond that, and for all other endings,
+    ``retry_condition`` and ``max_attempts`` decide, and those lost attempts do not count.
+    """
+    if is_live(attempt) or attempt.status in _ENDED_FOR_GOOD:
+        return False
+    if attempt.reason in _LOSSES and attempt.lost_before < config.max_losses:
+        return True
+    condition = config.retry_condition
+    tries = attempt.sequence_id - min(attempt.lost_before, config.max_losses)
+    return (attempt.status in condition or attempt.reason in condition) and tries < config.max_attempts
 
 
 def deadline(config: RolloutConfig, attempt: Attempt) -> tuple[float, AttemptStatus]:
@@ -102,9 +123,11 @@ def begin_attempt(
             f"rollout {rollout.rollout_id!r} has ended ({rollout.status}): no new attempt can begin; "
             "enqueue the task again instead"
         )
-    superseded = None
-    if previous is not None and is_live(previous):
-        superseded = _ended(previous, "cancelled", now, "cancelled", {"detail": "superseded"})
+    superseded, lost_before = None, 0
+    if previous is not None:
+        lost_before = previous.lost_before + (previous.reason in _LOSSES)
+        if is_live(previous):
+            superseded = _ended(previous, "cancelled", now, "cancelled", {"detail": "superseded"})
     attempt = Attempt.trusted(
         {
             "rollout_id": rollout.rollout_id,
@@ -117,24 +140,33 @@ def begin_attempt(
             "last_heartbeat_time": None,
             "reason": None,
             "metadata": {},
+            "lost_before": lost_before,
         }
     )
     return Change(rollout.replace(status="preparing"), attempt), superseded
 
 
-def request_prefix(worker_id: str | None, request_id: str | None) -> str | None:
-    """Return how the ids of attempts begin that a dequeue with this ``request_id`` begins, up to the last dash.
+def check_request(worker_id: str | None, request_id: str | None) -> None:
+    """Refuse a dequeue whose repetition could not be told.
 
     Raises:
         ConfigurationError: If there is a request and no worker.
     """
-    if request_id is None:
-        return None
-    if worker_id is None:
+    if request_id is not None and worker_id is None:
         raise ConfigurationError(
             f"request_id={request_id!r} needs a worker_id: the request is looked up among the worker's attempts"
         )
-    return f"at-{request_id}"
+
+
+def request_prefix(request_id: str | None) -> str | None:
+    """Return how the ids of attempts begin that a call with this ``request_id`` begins, up to the last dash."""
+    return None if request_id is None else f"at-{request_id}"
+
+
+def is_of_request(attempt_id: str, prefix: str) -> bool:
+    """Whether an attempt was begun by the request of which this is the :func:`request_prefix`."""
+    # What follows the last dash is the attempt's own; the request's id may have dashes of its own.
+    return attempt_id.rpartition("-")[0] == prefix
 
 
 def sign_of_life(rollout: RolloutV2, attempt: Attempt, *, is_latest: bool, now: float) -> Change:
@@ -290,8 +322,6 @@ def _end(
     attempt = _ended(attempt, status, now, reason, metadata)
     if status == "succeeded" or status == "cancelled":
         return Change(rollout.replace(status=status, end_time=now), attempt)
-    config = rollout.config
-    worth_it = status in config.retry_condition or reason in config.retry_condition
-    if worth_it and attempt.sequence_id < config.max_attempts:
+    if is_retried(rollout.config, attempt):
         return Change(rollout.replace(status="requeuing"), attempt)
     return Change(rollout.replace(status="failed", end_time=now), attempt)

@@ -5,17 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any, ClassVar, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from lightning_core.errors import (
-    FinalRolloutError,
-    UnknownAttemptError,
-    UnknownRolloutError,
-)
-from lightning_core.store import lifecycle, vacuum
+from lightning_core.store import lifecycle, table_queries, table_reports, vacuum
 from lightning_core.store.base import (
     UNSET,
     EnqueueRequest,
@@ -33,9 +27,9 @@ from lightning_core.store.entries import (
     new_rollout,
     refuse_conflicts,
 )
+from lightning_core.store.table_waiting import Waiter
 from lightning_core.store.tables import Tables
 from lightning_core.store.values import require_json
-from lightning_core.store.waiting import Waiter
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -164,12 +158,13 @@ class InMemoryLightningStore(LightningStore):
         request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
-        prefix = lifecycle.request_prefix(worker_id, request_id)
+        lifecycle.check_request(worker_id, request_id)
+        prefix = lifecycle.request_prefix(request_id)
         give_up = time.monotonic() + wait
         while True:
             with self._lock:
                 now = self._tables.enter()
-                taken = self._take(limit, worker_id, run_id, prefix, now)
+                taken = self._tables.take(limit, worker_id, run_id, prefix, now)
                 left = give_up - time.monotonic()
                 if taken or limit <= 0 or left <= 0:
                     return taken
@@ -186,34 +181,18 @@ class InMemoryLightningStore(LightningStore):
                         # It was woken, and was cancelled before it could take the work: somebody else must.
                         self._tables.waiting.wake_workers(1)
 
-    def _take(
-        self,
-        limit: int,
-        worker_id: str | None,
-        run_id: str | None,
-        prefix: str | None,
-        now: float,
-    ) -> list[AttemptedRollout]:
-        """Begin attempts of queued rollouts, unless the same request has begun some that are live."""
-        tables = self._tables
-        if worker_id is not None and prefix is not None and (begun := tables.begun(worker_id, prefix)):
-            # Whoever was woken for new work, and gets this instead, must wake another.
-            tables.waiting.wake_workers(1)
-            return begun
-        queue = tables.queue if run_id is None else tables.run_queues.get(run_id, {})
-        taken = [
-            tables.begin(tables.rollouts[rollout_id], worker_id, now, prefix or "at")
-            for rollout_id in list(islice(queue, max(limit, 0)))
-        ]
-        if taken and prefix is not None:
-            tables.waiting.wake_request((worker_id, prefix))
-        return taken
-
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None, *, request_id: str | None = None
+    ) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
+        prefix = lifecycle.request_prefix(request_id)
         with self._lock:
             now = self._tables.enter()
-            return self._tables.begin(self._tables.entry(rollout_id), worker_id, now)
+            entry = self._tables.entry(rollout_id)
+            begun = entry.begun(prefix) if prefix is not None else None
+            if begun is not None:
+                return entry.rollout.with_attempt(begun.attempt)
+            return self._tables.begin(entry, worker_id, now, prefix or "at")
 
     # Spans
 
@@ -283,28 +262,16 @@ class InMemoryLightningStore(LightningStore):
         """Return the rollouts that pass every given filter, in the order in which they were created."""
         with self._lock:
             self._tables.enter()
-            statuses = set(status) if status is not None else None
-            names: dict[str, None] | dict[str, RolloutEntry] | list[str]
-            if rollout_ids is not None:
-                names = self._tables.in_order({name for name in rollout_ids if name in self._tables.rollouts})
-            elif run_id is not None:
-                names = self._tables.by_run.get(run_id, {})
-            elif statuses is not None:
-                names = self._tables.in_order(
-                    name for wanted in statuses for name in self._tables.by_status.get(wanted, ())
-                )
-            else:
-                names = self._tables.rollouts
-            found = (
-                rollout
-                for rollout in (
-                    self._tables.rollouts[name].rollout for name in (reversed(names) if descending else names)
-                )
-                if (statuses is None or rollout.status in statuses)
-                and (mode is None or rollout.mode == mode)
-                and (run_id is None or rollout.run_id == run_id)
+            return table_queries.query_rollouts(
+                self._tables,
+                rollout_ids=rollout_ids,
+                status=status,
+                mode=mode,
+                run_id=run_id,
+                descending=descending,
+                limit=limit,
+                offset=offset,
             )
-            return [rollout.detached() for rollout in _page(found, limit, offset)]
 
     async def query_attempts(
         self,
@@ -317,10 +284,9 @@ class InMemoryLightningStore(LightningStore):
         """Return a rollout's attempts in order; an unknown rollout has none."""
         with self._lock:
             self._tables.enter()
-            entry = self._tables.rollouts.get(rollout_id)
-            attempts = entry.attempts.values() if entry is not None else ()
-            found = (a.attempt for a in attempts if status is None or a.attempt.status in status)
-            return [attempt.detached() for attempt in _page(found, limit, offset)]
+            return table_queries.query_attempts(
+                self._tables, rollout_id, status=status, limit=limit, offset=offset
+            )
 
     async def query_spans(
         self,
@@ -336,24 +302,16 @@ class InMemoryLightningStore(LightningStore):
         """Return spans ordered by attempt, then ``sequence_id``; see the contract."""
         with self._lock:
             self._tables.enter()
-            entry = self._tables.rollouts.get(rollout_id)
-            if entry is None:
-                return []
-            if attempt_id is None:
-                attempts = list(entry.attempts.values())
-            else:
-                one = entry.latest if attempt_id == "latest" else entry.attempts.get(attempt_id)
-                attempts = [one] if one is not None else []
-            if span_id is not None:
-                spans = [a.spans[span_id] for a in attempts if span_id in a.spans]
-            else:
-                spans = [span for attempt in attempts for span in attempt.ordered()]
-            found = (
-                span
-                for span in spans
-                if (name is None or span.name == name) and (trace_id is None or span.trace_id == trace_id)
+            return table_queries.query_spans(
+                self._tables,
+                rollout_id,
+                attempt_id,
+                name=name,
+                span_id=span_id,
+                trace_id=trace_id,
+                limit=limit,
+                offset=offset,
             )
-            return [span.detached() for span in _page(found, limit, offset)]
 
     async def get_rollout_by_id(self, rollout_id: str) -> RolloutV2 | None:
         """Return the rollout, or ``None``."""
@@ -394,30 +352,10 @@ class InMemoryLightningStore(LightningStore):
             )
             if value is not UNSET
         }
+        merged = copy_value(metadata) if metadata is not UNSET else None
         with self._lock:
             now = self._tables.enter()
-            entry = self._tables.entry(rollout_id)
-            rollout = entry.rollout
-            if changes and rollout.is_final:
-                raise FinalRolloutError(
-                    f"rollout {rollout_id!r} has ended ({rollout.status}): only its metadata can still change, "
-                    f"not {', '.join(changes)}"
-                )
-            if metadata is not UNSET:
-                changes["metadata"] = rollout.metadata | copy_value(metadata)
-            rollout = rollout.replace(**changes)
-            latest = entry.latest
-            if status is not UNSET:
-                before = latest.attempt if latest is not None else None
-                rollout, attempt = lifecycle.report_rollout(rollout, before, status, now)
-                if attempt is not None and attempt is not before:
-                    self._tables.set_attempt(entry, attempt)
-                    self.journal(attempt)
-            self._tables.set_rollout(entry, rollout)
-            self.journal(rollout)
-            if config is not UNSET and latest is not None and lifecycle.is_live(latest.attempt):
-                self._tables.watch(rollout, latest.attempt)
-            return rollout.detached()
+            return table_reports.update_rollout(self._tables, now, rollout_id, changes, status, merged)
 
     async def update_attempt(
         self,
@@ -432,43 +370,26 @@ class InMemoryLightningStore(LightningStore):
     ) -> Attempt:
         """Report on an attempt; see the contract."""
         self._require_keepable(metadata=metadata)
+        merged = copy_value(metadata) if metadata is not UNSET else None
         with self._lock:
             now = self._tables.enter()
-            entry, attempt_entry = self._tables.attempt(rollout_id, attempt_id)
-            before, attempt = entry.rollout, attempt_entry.attempt
-            rollout = before
-            is_latest = attempt_entry is entry.latest
-            if worker_id is not UNSET:
-                attempt = attempt.replace(worker_id=worker_id)
-            if metadata is not UNSET:
-                attempt = attempt.replace(metadata=attempt.metadata | copy_value(metadata))
-            if last_heartbeat_time is not UNSET:
-                rollout, attempt = lifecycle.heartbeat(
-                    rollout, attempt, last_heartbeat_time, is_latest=is_latest, now=now
-                )
-            if status is not UNSET:
-                rollout, attempt = lifecycle.report_attempt(
-                    rollout, attempt, status, is_latest=is_latest, now=now, reason=reason
-                )
-            self._tables.apply(entry, attempt_entry, before, lifecycle.Change(rollout, attempt))
-            return attempt.detached()
+            return table_reports.update_attempt(
+                self._tables,
+                now,
+                rollout_id,
+                attempt_id,
+                status,
+                worker_id,
+                last_heartbeat_time,
+                merged,
+                reason,
+            )
 
     async def renew_leases(self, worker_id: str, attempts: Sequence[tuple[str, str]]) -> list[str]:
         """Heartbeat of a worker; see the contract."""
-        lost: list[str] = []
         with self._lock:
             now = self._tables.enter()
-            self._tables.see_worker(worker_id, now, None)
-            for rollout_id, attempt_id in attempts:
-                try:
-                    entry, attempt = self._tables.attempt(rollout_id, attempt_id)
-                except (UnknownRolloutError, UnknownAttemptError):
-                    lost.append(attempt_id)
-                    continue
-                self._tables.sign_of_life(entry, attempt, now)
-                if not lifecycle.is_live(attempt.attempt):
-                    lost.append(attempt_id)
-        return lost
+            return table_reports.renew_leases(self._tables, now, worker_id, attempts)
 
     # Resources
 
@@ -614,21 +535,7 @@ class InMemoryLightningStore(LightningStore):
         """Count what is in the store; with ``run_id``, rollouts of that run only."""
         with self._lock:
             self._tables.enter()
-            if run_id is None:
-                counts = {status: len(names) for status, names in self._tables.by_status.items() if names}
-            else:
-                counts: dict[RolloutStatus, int] = {}
-                for name in self._tables.by_run.get(run_id, {}):
-                    status = self._tables.rollouts[name].rollout.status
-                    counts[status] = counts.get(status, 0) + 1
-            return StoreStatistics(
-                rollouts=counts,
-                attempts=self._tables.attempt_count,
-                spans=self._tables.span_count,
-                resources=len(self._tables.resources),
-                workers=len(self._tables.workers),
-                runs=len(self._tables.runs),
-            )
+            return table_queries.statistics(self._tables, run_id)
 
     async def close(self) -> None:
         """Refuse further calls and wake everybody who waits."""
@@ -645,7 +552,3 @@ class InMemoryLightningStore(LightningStore):
 
 
 _VACUUM_BATCH = 500
-
-
-def _page(items: Iterable[Any], limit: int | None, offset: int) -> Iterable[Any]:
-    return islice(items, offset, None if limit is None else offset + limit)

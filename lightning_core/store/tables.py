@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterable
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from lightning_core.errors import (
@@ -16,7 +16,7 @@ from lightning_core.errors import (
 from lightning_core.store import lifecycle, vacuum
 from lightning_core.store.base import StoreStatistics
 from lightning_core.store.entries import AttemptEntry, Record, RolloutEntry, new_id
-from lightning_core.store.waiting import WaitingRoom
+from lightning_core.store.table_waiting import WaitingRoom
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -209,11 +209,28 @@ class Tables:
             self.see_worker(worker_id, now, None)
         return change.rollout.with_attempt(change.attempt)
 
+    def take(
+        self, limit: int, worker_id: str | None, run_id: str | None, prefix: str | None, now: float
+    ) -> list[AttemptedRollout]:
+        """Begin attempts of queued rollouts, unless the same request has begun some that are live."""
+        if worker_id is not None and prefix is not None and (begun := self.begun(worker_id, prefix)):
+            # Whoever was woken for new work, and gets this instead, must wake another.
+            self.waiting.wake_workers(1)
+            return begun
+        queue = self.queue if run_id is None else self.run_queues.get(run_id, {})
+        taken = [
+            self.begin(self.rollouts[rollout_id], worker_id, now, prefix or "at")
+            for rollout_id in list(islice(queue, max(limit, 0)))
+        ]
+        if taken and prefix is not None:
+            self.waiting.wake_request((worker_id, prefix))
+        return taken
+
     def begun(self, worker_id: str, prefix: str) -> list[AttemptedRollout]:
         """Return a worker's live attempts whose ids were made with ``prefix``, oldest first."""
         found: list[AttemptedRollout] = []
         for rollout_id, attempt_id in self.worker_attempts.get(worker_id, ()):
-            if attempt_id.rpartition("-")[0] == prefix:
+            if lifecycle.is_of_request(attempt_id, prefix):
                 entry = self.rollouts[rollout_id]
                 found.append(entry.rollout.with_attempt(entry.attempts[attempt_id].attempt))
         return found

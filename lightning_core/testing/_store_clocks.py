@@ -80,7 +80,7 @@ class ClockTests:
         self, store: LightningStore, clock: FakeClock
     ) -> None:
         """What has expired stays so, what begins has its whole lease, and the order is that of events."""
-        config = RolloutConfig(unresponsive_seconds=10, max_attempts=2)
+        config = RolloutConfig(unresponsive_seconds=10, max_attempts=2, max_losses=0)
         for number in range(3):
             await store.enqueue_rollout(number, config=config)
         first = await store.dequeue_rollout("w")

@@ -142,22 +142,27 @@ class History:
         assert len(taken) == min(limit, len(self.model.queued()))
         for rollout in taken:
             assert rollout.rollout_id in self.model.queue[0], "taken out of turn, or twice"
-            if request is not None:
-                assert rollout.attempt.attempt_id.startswith(f"at-{request}-")
             self._begun(rollout, worker, request)
 
-    def start_attempt(self, rollout: ModelRollout, worker: str | None) -> None:
+    def start_attempt(self, rollout: ModelRollout, worker: str | None, request: str | None) -> None:
+        known = self.model.begun_by(rollout, request)
         try:
-            begun = self.do(self.store.start_attempt(rollout.rollout_id, worker))
+            begun = self.do(self.store.start_attempt(rollout.rollout_id, worker, request_id=request))
         except FinalRolloutError:
             assert rollout.final
-        else:
-            assert not rollout.final
-            self._begun(begun, worker)
+            assert known is None
+            return
+        if known is not None:
+            assert begun.attempt.attempt_id == known.attempt_id, "not what the same request began before"
+            assert (begun.status, begun.attempt.status) == (rollout.status, known.status)
+            return
+        assert not rollout.final
+        self._begun(begun, worker, request)
 
     def _begun(self, begun: AttemptedRollout, worker: str | None, request: str | None = None) -> None:
         rollout, attempt_id = self.model.rollouts[begun.rollout_id], begun.attempt.attempt_id
         assert attempt_id not in self._attempt_ids, "an attempt id was used again"
+        assert request is None or attempt_id.startswith(f"at-{request}-")
         self._attempt_ids.add(attempt_id)
         self.model.begin(rollout, ModelAttempt(attempt_id, self.clock.now, worker, request))
         assert begun.attempt.sequence_id == len(rollout.attempts)

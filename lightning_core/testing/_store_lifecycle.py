@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -185,7 +187,8 @@ class LifecycleTests:
     async def test_a_shortened_lease_counts_at_once(self, store: LightningStore, clock: FakeClock) -> None:
         """A new config applies to the attempt that is live."""
         rollout = await take(store, unresponsive_seconds=100)
-        await store.update_rollout(rollout.rollout_id, config=RolloutConfig(unresponsive_seconds=5))
+        config = RolloutConfig(unresponsive_seconds=5, max_losses=0)
+        await store.update_rollout(rollout.rollout_id, config=config)
         clock.advance(6)
         assert (await status_of(store, rollout.rollout_id))[0] == "failed"
 
@@ -257,6 +260,32 @@ class LifecycleTests:
         await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="failed")
         await store.update_attempt(first.rollout_id, second.attempt.attempt_id, status="succeeded")
         assert await status_of(store, first.rollout_id) == ("succeeded", ["cancelled", "succeeded"])
+
+    @pytest.mark.parametrize("how", ["started", "dequeued"])
+    async def test_a_report_on_the_latest_attempt_meets_no_older_one(
+        self, store: LightningStore, clock: FakeClock, how: str
+    ) -> None:
+        """Whichever comes first, the report or a retry beside it: the latest attempt is the one that then counts."""
+        for number in range(24):
+            rollout = await take(store, max_attempts=2, unresponsive_seconds=10)
+            if how == "dequeued":
+                clock.advance(11)
+
+            async def retry(rollout_id: str = rollout.rollout_id, steps: int = number // 3) -> None:
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if how == "dequeued":
+                    await store.dequeue_rollouts(1, "other")
+                    return
+                with suppress(FinalRolloutError):
+                    await store.start_attempt(rollout_id, "other")
+
+            _, reported = await asyncio.gather(
+                retry(), store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+            )
+            status, attempts = await status_of(store, rollout.rollout_id)
+            assert (status, attempts[-1]) == ("succeeded", "succeeded")
+            assert (reported.status, reported.sequence_id) == ("succeeded", len(attempts))
 
     # Changing fields, and errors
 

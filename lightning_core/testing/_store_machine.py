@@ -15,15 +15,16 @@ __all__ = ["StoreMachine"]
 
 _CONFIGS = [
     RolloutConfig(),
-    RolloutConfig(max_attempts=3, unresponsive_seconds=10),
-    RolloutConfig(max_attempts=2, unresponsive_seconds=30, timeout_seconds=40),
-    RolloutConfig(max_attempts=5, unresponsive_seconds=10, retry_condition=["unresponsive"]),
-    RolloutConfig(max_attempts=4, unresponsive_seconds=10, retry_condition=["infrastructure", "timeout"]),
+    RolloutConfig(max_attempts=3, unresponsive_seconds=10, max_losses=0),
+    RolloutConfig(max_attempts=2, unresponsive_seconds=30, timeout_seconds=40, max_losses=1),
+    RolloutConfig(max_attempts=3, unresponsive_seconds=10, retry_condition=["unresponsive"], max_losses=2),
+    RolloutConfig(max_attempts=4, retry_condition=["infrastructure", "timeout"], max_losses=0),
     RolloutConfig(max_attempts=3, retry_condition=["agent_error", "cancelled"]),
 ]
 # Drawn numbers count from the newest rollout or attempt, which is where things happen.
 _WHICH = st.integers(0, 6)
 _WORKERS = st.sampled_from(["w0", "w1", "w2"])
+_REQUESTS = st.sampled_from([None, "r", "r-1", "s"])
 _KEYS = st.sampled_from([None, None, "k0", "k1", "k2"])
 _REASONS = st.none() | st.sampled_from(get_args(FailureReason))
 # The answer to a call may be lost, and the call made again.
@@ -50,17 +51,18 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         limit=st.integers(1, 3),
         worker=_WORKERS,
-        request=st.sampled_from([None, "r", "r-1", "s"]),
+        request=_REQUESTS,
         times=_TIMES,
     )
     def dequeue(self, limit: int, worker: str, request: str | None, times: int) -> None:
         for _ in range(times):
             self.history.dequeue(limit, worker, request)
 
-    @rule(number=_WHICH, worker=st.none() | _WORKERS)
-    def start_attempt(self, number: int, worker: str | None) -> None:
+    @rule(number=_WHICH, worker=st.none() | _WORKERS, request=_REQUESTS, times=_TIMES)
+    def start_attempt(self, number: int, worker: str | None, request: str | None, times: int) -> None:
         if rollout := self.history.pick(number):
-            self.history.start_attempt(rollout, worker)
+            for _ in range(times):
+                self.history.start_attempt(rollout, worker, request)
 
     @rule(
         number=_WHICH,

@@ -15,6 +15,7 @@ __all__ = ["ModelAttempt", "ModelRollout", "StoreModel"]
 
 _FINAL = ("succeeded", "failed", "cancelled")
 _LIVE = ("preparing", "running")
+_LOST = ("unresponsive", "infrastructure")
 _USUAL = {
     "failed": "agent_error",
     "timeout": "timeout",
@@ -111,6 +112,11 @@ class StoreModel:
             if attempt.live and attempt.worker == worker and (request is None or attempt.request == request)
         ]
 
+    def begun_by(self, rollout: ModelRollout, request: str | None) -> ModelAttempt | None:
+        """Return the last attempt of a rollout that a request has begun."""
+        begun = [a for a in rollout.attempts if request is not None and a.request == request]
+        return begun[-1] if begun else None
+
     def set_status(self, rollout: ModelRollout, status: str, now: float) -> None:
         """Change a rollout's status and its place in the queue."""
         if rollout.status == status:
@@ -160,10 +166,13 @@ class StoreModel:
         """An attempt has ended, and that counts."""
         attempt.finish(status, reason, now)
         config = rollout.config
+        losses = [a for a in rollout.attempts if a.reason in _LOST]
+        forgiven = losses[: config.max_losses]
+        tries = [a for a in rollout.attempts if a not in forgiven]
         worth_it = status in config.retry_condition or attempt.reason in config.retry_condition
         if status in ("succeeded", "cancelled"):
             self.set_status(rollout, status, now)
-        elif worth_it and len(rollout.attempts) < config.max_attempts:
+        elif attempt in forgiven or (worth_it and len(tries) < config.max_attempts):
             self.set_status(rollout, "requeuing", now)
         else:
             self.set_status(rollout, "failed", now)

@@ -324,7 +324,7 @@ class ReadingTests:
             pytest.skip("this store is not opened again")
         store = make_store(clock)
         assert store.capabilities.durable
-        old = await store.start_rollout("old", idempotency_key="old")
+        old = await store.start_rollout("old", config=RolloutConfig(max_losses=0), idempotency_key="old")
         await store.add_span(make_span(old, "a"))
         await store.update_attempt(old.rollout_id, "latest", status="failed", reason="infrastructure")
         await store.save_run(Run(run_id="old", status="failed", end_time=clock.now))

@@ -1,4 +1,4 @@
-"""Store tests: why an attempt did not succeed, and retries by that."""
+"""Store tests: why an attempt did not succeed, and what follows from that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 
 from lightning_core.errors import ConfigurationError
 from lightning_core.store.base import LightningStore
-from lightning_core.types import AttemptedRollout, AttemptStatus, FailureReason, RolloutStatus
+from lightning_core.types import (
+    AttemptedRollout,
+    AttemptStatus,
+    FailureReason,
+    RolloutConfig,
+    RolloutStatus,
+)
 
 from ._store_setup import FakeClock, make_span, status_of, take
 
@@ -180,6 +186,73 @@ class ReasonTests:
         assert (await status_of(store, rollout.rollout_id))[0] == "failed"
         attempts = await store.query_attempts(rollout.rollout_id)
         assert [a.reason for a in attempts] == ["infrastructure", "unresponsive", "infrastructure"]
+
+    # Losses
+
+    async def test_a_lost_attempt_is_followed_by_another_one_though_one_is_all_there_may_be(
+        self, store: LightningStore, clock: FakeClock
+    ) -> None:
+        """Trap 3: a killed runner costs no rollout; what loses its attempt every time fails in the end."""
+        config = RolloutConfig(unresponsive_seconds=10)
+        assert (config.max_attempts, config.max_losses) == (1, 3)
+        rollout = await store.enqueue_rollout(1, config=config)
+        for number in range(4):
+            assert (await status_of(store, rollout.rollout_id))[0] == ("requeuing" if number else "queuing")
+            taken = await store.dequeue_rollout("w")
+            assert taken is not None
+            assert taken.attempt.lost_before == number
+            if number % 2:
+                key = rollout.rollout_id, taken.attempt.attempt_id
+                await store.update_attempt(*key, status="failed", reason="infrastructure")
+            else:
+                clock.advance(11)
+        assert (await status_of(store, rollout.rollout_id))[0] == "failed"
+        attempts = await store.query_attempts(rollout.rollout_id)
+        assert [(a.reason, a.lost_before) for a in attempts] == [
+            ("unresponsive", 0),
+            ("infrastructure", 1),
+            ("unresponsive", 2),
+            ("infrastructure", 3),
+        ]
+
+    @pytest.mark.parametrize(
+        ("max_attempts", "reasons"),
+        [
+            (1, ["infrastructure", "infrastructure", "agent_error"]),
+            (2, ["infrastructure", "agent_error", "infrastructure", "agent_error"]),
+            (2, ["agent_error", "timeout"]),
+            (2, ["agent_error", "infrastructure", "unresponsive", "infrastructure"]),
+            (2, ["infrastructure", "infrastructure", "infrastructure", "agent_error"]),
+        ],
+    )
+    async def test_lost_attempts_do_not_count(
+        self, store: LightningStore, max_attempts: int, reasons: list[FailureReason]
+    ) -> None:
+        """Two of them, here: a third one counts like any other ending."""
+        config = RolloutConfig(max_attempts=max_attempts, max_losses=2)
+        rollout = await store.enqueue_rollout(1, config=config)
+        for reason in reasons:
+            taken = await store.dequeue_rollout("w")
+            assert taken is not None, f"no attempt was left for {reason}"
+            key = rollout.rollout_id, taken.attempt.attempt_id
+            await store.update_attempt(*key, status="failed", reason=reason)
+        assert (await status_of(store, rollout.rollout_id))[0] == "failed"
+
+    async def test_what_supersedes_an_attempt_does_not_make_it_lost(self, store: LightningStore) -> None:
+        """Somebody wanted it so; nor is one lost that came back to life."""
+        rollout = await store.enqueue_rollout(1, config=RolloutConfig(retry_condition=[], max_losses=1))
+        await store.start_attempt(rollout.rollout_id)
+        await store.update_attempt(rollout.rollout_id, "latest", status="unresponsive")
+        assert (await status_of(store, rollout.rollout_id))[0] == "requeuing"
+        await store.update_attempt(rollout.rollout_id, "latest", status="running")
+        second = await store.start_attempt(rollout.rollout_id)
+        assert second.attempt.lost_before == 0
+        await store.update_attempt(rollout.rollout_id, "latest", status="failed", reason="infrastructure")
+        third = await store.dequeue_rollout()
+        assert third is not None
+        assert (third.attempt.sequence_id, third.attempt.lost_before) == (3, 1)
+        await store.update_attempt(rollout.rollout_id, "latest", status="failed", reason="infrastructure")
+        assert (await status_of(store, rollout.rollout_id))[0] == "failed"
 
 
 async def _reason(store: LightningStore, rollout: AttemptedRollout) -> FailureReason | None:

@@ -203,6 +203,54 @@ class RepeatTests:
         statistics = await store.statistics()
         assert (statistics.rollouts, statistics.attempts) == ({"preparing": 1}, 1)
 
+    # Attempts
+
+    async def test_an_attempt_that_is_asked_for_again_is_the_same(self, store: LightningStore) -> None:
+        """Trap 3: the reply to a start was lost; whatever has become of the attempt, no other one begins."""
+        rollout = await take(store, "first", max_attempts=2)
+        second = await store.start_attempt(rollout.rollout_id, "w", request_id="r")
+        assert (second.attempt.sequence_id, second.attempt.worker_id) == (2, "w")
+        assert second.attempt.attempt_id.startswith("at-r-")
+        assert await store.start_attempt(rollout.rollout_id, "w", request_id="r") == second
+        assert await store.start_attempt(rollout.rollout_id, request_id="r") == second
+        assert await status_of(store, rollout.rollout_id) == ("preparing", ["cancelled", "preparing"])
+        third = await store.start_attempt(rollout.rollout_id, "w")
+        fourth = await store.start_attempt(rollout.rollout_id, "w")
+        assert [third.attempt.sequence_id, fourth.attempt.sequence_id] == [3, 4]
+        again = await store.start_attempt(rollout.rollout_id, "w", request_id="r")
+        assert (again.attempt.attempt_id, again.attempt.status) == (second.attempt.attempt_id, "cancelled")
+        await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+        last = await store.start_attempt(rollout.rollout_id, "w", request_id="r")
+        assert (last.status, last.attempt) == ("succeeded", again.attempt)
+        with pytest.raises(FinalRolloutError):
+            await store.start_attempt(rollout.rollout_id, "w", request_id="s")
+        assert (await store.statistics()).attempts == 4
+
+    async def test_requests_for_attempts_are_told_apart(self, store: LightningStore) -> None:
+        """By the rollout and the whole id, whatever characters it is made of; of a worker there need be none."""
+        requests = ["r", "r-1", "R", "%", "_", "r_", "r%", "r.", "r'", "é", "0" * 64]
+        one, other = await store.enqueue_rollouts([EnqueueRequest(input=number) for number in range(2)])
+        ids: dict[tuple[str, str], str] = {}
+        for rollout in (one, other):
+            for request in reversed(requests):
+                begun = await store.start_attempt(rollout.rollout_id, request_id=request)
+                ids[rollout.rollout_id, request] = begun.attempt.attempt_id
+        assert len(set(ids.values())) == 2 * len(requests)
+        for (rollout_id, request), attempt_id in ids.items():
+            again = await store.start_attempt(rollout_id, request_id=request)
+            assert (again.rollout_id, again.attempt.attempt_id) == (rollout_id, attempt_id)
+
+    async def test_one_request_for_an_attempt_many_times_at_once_begins_one(
+        self, store: LightningStore
+    ) -> None:
+        """The connection broke while the call was carried out, so the same call is made again beside it."""
+        rollout = await store.enqueue_rollout(1)
+        begun = await asyncio.gather(
+            *(store.start_attempt(rollout.rollout_id, "w", request_id="r") for _ in range(8))
+        )
+        assert len({one.attempt.attempt_id for one in begun}) == 1
+        assert (await store.statistics()).attempts == 1
+
     # Reports
 
     async def test_reports_again_change_nothing(self, store: LightningStore, clock: FakeClock) -> None:

@@ -107,7 +107,8 @@ def full_span(rollout: AttemptedRollout) -> Span:
 
 
 async def take(store: LightningStore, worker_id: str = "worker", **config: Any) -> AttemptedRollout:
-    """Enqueue a rollout with this config and dequeue the oldest one."""
+    """Enqueue a rollout with this config, and no losses that do not count, and dequeue the oldest one."""
+    config.setdefault("max_losses", 0)
     await store.enqueue_rollout({"task": 1}, config=RolloutConfig(**config))
     rollout = await store.dequeue_rollout(worker_id)
     assert rollout is not None

@@ -117,7 +117,8 @@ class WaitingTests:
     ) -> None:
         """Trap 3: the worker that took the work dies, and nobody but the one who waits is left."""
         store = make_store(time.time)
-        rollout = await store.enqueue_rollout(1, config=RolloutConfig(unresponsive_seconds=0.1))
+        config = RolloutConfig(unresponsive_seconds=0.1, max_losses=0)
+        rollout = await store.enqueue_rollout(1, config=config)
         waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[rollout.rollout_id]))
         await begin_waiting(waiting)
         await store.dequeue_rollout("w")

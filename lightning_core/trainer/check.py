@@ -18,6 +18,7 @@ from lightning_core.trainer.bundles import serve_worker
 from lightning_core.trainer.check_evidence import Evidence
 from lightning_core.trainer.check_points import CheckPoint, Level, Seen, check_points
 from lightning_core.trainer.check_watch import Watch
+from lightning_core.trainer.proxied import behind_proxy
 from lightning_core.types import LLM, FailureReason, NamedResources, RolloutConfig, RolloutStatus, Span
 from lightning_core.types._model import Model
 
@@ -107,7 +108,8 @@ class _Check:
         self._trainer = trainer
         self._agent = agent
         self._task = task
-        self._config = RolloutConfig(timeout_seconds=timeout_seconds)
+        # What breaks is to be seen, not tried again.
+        self._config = RolloutConfig(timeout_seconds=timeout_seconds, max_losses=0)
         self._label: str = getattr(agent, "__name__", type(agent).__name__)
         values = trainer.store.capabilities.python_values
         self._store: LightningStore = _TrialStore() if values else _JsonTrialStore()
@@ -123,13 +125,14 @@ class _Check:
         try:
             for hook in trainer.hooks:
                 hook.init()
-            self._resources = self._find_resources()
-            self._start_proxy()
-            with self._watch.around():
-                strategy = SharedMemoryExecutionStrategy(1, graceful_seconds=1.0, cancel_seconds=1.0)
-                strategy.execute(self._put, self._serve, self._store)
-                # So that coroutines which nobody awaits are found before nobody listens.
-                gc.collect()
+            with behind_proxy(trainer.llm_proxy, trainer.start_engine(), self._store) as resources:
+                self._resources = self._latest_resources() if resources is None else resources
+                self._start_proxy()
+                with self._watch.around():
+                    strategy = SharedMemoryExecutionStrategy(1, graceful_seconds=1.0, cancel_seconds=1.0)
+                    strategy.execute(self._put, self._serve, self._store)
+                    # So that coroutines which nobody awaits are found before nobody listens.
+                    gc.collect()
         except Exception as error:
             failure = error
         finally:
@@ -141,13 +144,10 @@ class _Check:
         points = [] if failure is None else [self._failed(failure)]
         return bridge.run_sync(self._report(points))
 
-    def _find_resources(self) -> NamedResources:
-        """Return what ``fit`` would start from."""
-        resources = self._trainer.start_engine()
-        if resources is None:
-            latest = bridge.run_sync(self._trainer.store.get_latest_resources())
-            resources = latest.resources if latest is not None else {}
-        return resources
+    def _latest_resources(self) -> NamedResources:
+        """Return what ``fit`` would find in the store."""
+        latest = bridge.run_sync(self._trainer.store.get_latest_resources())
+        return latest.resources if latest is not None else {}
 
     def _start_proxy(self) -> None:
         """Have the agent's calls go through the LLM proxy, which an algorithm would start."""

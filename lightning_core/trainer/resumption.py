@@ -14,7 +14,16 @@ from lightning_core.runner.identity import pid_namespace
 from lightning_core.store.base import LightningStore
 from lightning_core.trainer.keys import initial_resources_id, own_resources
 from lightning_core.trainer.owner import is_gone, is_held
-from lightning_core.types import LLM, NamedResources, RolloutConfig, RolloutStatus, RolloutV2, Run, Worker
+from lightning_core.types import (
+    LLM,
+    NamedResources,
+    ProxyLLM,
+    RolloutConfig,
+    RolloutStatus,
+    RolloutV2,
+    Run,
+    Worker,
+)
 
 __all__ = [
     "RESUME_VARIABLE",
@@ -144,8 +153,11 @@ async def clear_up(
         try:
             if rollout.status in ("preparing", "running"):
                 attempt = await store.get_latest_attempt(rollout.rollout_id)
-                await store.update_rollout(rollout.rollout_id, config=_with_one_more_attempt(rollout.config))
-                if attempt is not None and _is_gone(workers.get(attempt.worker_id or "")):
+                gone = attempt is not None and _is_gone(workers.get(attempt.worker_id or ""))
+                # The attempt under way is not the agent's to answer for, so it does not count.
+                config = _with_one_more(rollout.config, "max_attempts" if gone else "max_losses")
+                await store.update_rollout(rollout.rollout_id, config=config)
+                if gone:
                     await store.update_rollout(rollout.rollout_id, status="requeuing")
                     taken += 1
             if rollout.resources_id is None and at_end not in (None, initial):
@@ -169,12 +181,8 @@ async def _unfinished(store: LightningStore, run_id: str) -> list[RolloutV2]:
     return found
 
 
-def _with_one_more_attempt(config: RolloutConfig) -> RolloutConfig:
-    """The attempt under way may be lost with its worker. That is not the agent's, so it does not count."""
-    conditions = dict.fromkeys([*config.retry_condition, "unresponsive"])
-    return config.model_copy(
-        update={"max_attempts": config.max_attempts + 1, "retry_condition": list(conditions)}
-    )
+def _with_one_more(config: RolloutConfig, what: Literal["max_attempts", "max_losses"]) -> RolloutConfig:
+    return config.model_copy(update={what: getattr(config, what) + 1})
 
 
 def _is_gone(worker: Worker | None) -> bool:
@@ -200,14 +208,23 @@ async def _refresh(store: LightningStore, resources_id: str, today: NamedResourc
 def with_endpoints(resources: NamedResources, today: NamedResources) -> NamedResources:
     """Return resources whose models are where those of the same names are today: a server's address changes.
 
+    They are behind an LLM proxy if those of today are. What an algorithm has put there under a name of its own is where
+    the proxy is today.
+
     Args:
         resources: What is as it was.
         today: The resources that the run starts from now.
     """
+    proxied = [resource for resource in today.values() if isinstance(resource, ProxyLLM)]
+    only_proxy = proxied[0] if len({each.get_base_url() for each in proxied}) == 1 else None
     renewed = dict(resources)
     for name, resource in resources.items():
-        current = today.get(name)
+        current = today.get(name, only_proxy if isinstance(resource, ProxyLLM) else None)
         if isinstance(resource, LLM) and isinstance(current, LLM):
-            changes = {"endpoint": current.endpoint, "api_key": current.api_key}
-            renewed[name] = resource.model_copy(update=changes)
+            place = {"endpoint": current.get_base_url(), "api_key": current.api_key}
+            if isinstance(current, ProxyLLM) is isinstance(resource, ProxyLLM):
+                renewed[name] = resource.model_copy(update=place)
+            else:
+                own = {"model": resource.model, "sampling_parameters": resource.sampling_parameters}
+                renewed[name] = current.model_copy(update=own)
     return renewed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import ConfigDict, Field, model_validator
 
-from ._model import Model, copy_value
+from ._model import Model, StrictModel, copy_value
 from .tracing import Span
 
 if TYPE_CHECKING:
@@ -78,17 +78,19 @@ def _new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:16]}"
 
 
-class RolloutConfig(Model):
+class RolloutConfig(StrictModel):
     """Limits and retries of one rollout.
 
     Attributes:
         timeout_seconds: Longest run time of an attempt, in seconds; ``None`` for no limit.
         unresponsive_seconds: Length of an attempt's lease, in seconds. Spans and heartbeats renew it; when it
             runs out the attempt is ``unresponsive``. ``None`` for the store's default of 60 seconds.
-        max_attempts: How often the rollout may be tried in all; at least 1.
+        max_attempts: How often the rollout may be tried, not counting attempts that were lost; at least 1.
         retry_condition: Which attempt endings are worth another attempt, while ``max_attempts`` allows one: statuses
-            of attempts, reasons of failures, or both. ``["unresponsive", "infrastructure"]`` retries what is not the
-            agent's fault. A cancelled attempt is never retried.
+            of attempts, reasons of failures, or both. A cancelled attempt is never retried.
+        max_losses: How many lost attempts do not count, and are followed by another one whatever ``retry_condition``
+            says. An attempt is lost that ends with the reason ``unresponsive`` or ``infrastructure``: its worker was
+            killed, or something around the agent broke. 0 for an agent whose doings must not happen twice.
     """
 
     model_config = ConfigDict(defer_build=True, extra="forbid")
@@ -99,6 +101,7 @@ class RolloutConfig(Model):
     retry_condition: list[AttemptStatus | FailureReason] = Field(
         default_factory=lambda: ["failed", "timeout", "unresponsive"]
     )
+    max_losses: int = Field(default=3, ge=0)
 
     def detached(self) -> RolloutConfig:
         """Return a copy that shares no mutable part with this config."""
@@ -110,7 +113,8 @@ class Attempt(Model):
 
     Times are seconds since the epoch. ``sequence_id`` counts the attempts of a rollout from 1. ``reason`` says why an
     attempt did not succeed, and is set on every one that ended otherwise; what there is to say about it in words is in
-    the metadata, as ``error`` or ``detail``.
+    the metadata, as ``error`` or ``detail``. ``lost_before`` says how many of the attempts before it were lost; see
+    ``RolloutConfig.max_losses``.
     """
 
     rollout_id: str
@@ -123,6 +127,7 @@ class Attempt(Model):
     last_heartbeat_time: float | None = None
     reason: FailureReason | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    lost_before: int = 0
 
     def detached(self) -> Attempt:
         """Return a copy that shares no mutable part with this attempt."""

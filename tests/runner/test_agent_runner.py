@@ -67,7 +67,7 @@ async def test_retry_after_failure_until_max_attempts(store: InMemoryLightningSt
     assert [attempt.status for attempt in attempts] == ["failed", "failed", "succeeded"]
 
 
-async def test_spans_that_cannot_be_stored_fail_the_rollout():
+async def test_spans_that_cannot_be_stored_fail_the_attempt_which_is_lost():
     class Full(InMemoryLightningStore):
         async def add_spans(self, spans: Any) -> int:
             raise StoreUnavailableError("no space left")
@@ -80,8 +80,8 @@ async def test_spans_that_cannot_be_stored_fail_the_rollout():
         emit_reward(1.0)
 
     done, attempt = await run_one(store, agent, settings={"retry_seconds": 0})
-    assert done.status == "failed"
-    assert attempt.reason == "infrastructure"
+    assert done.status == "requeuing"
+    assert (attempt.status, attempt.reason) == ("failed", "infrastructure")
     assert "no space left" in attempt.metadata["error"]
 
 

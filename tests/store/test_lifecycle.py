@@ -25,6 +25,7 @@ configs = st.builds(
     unresponsive_seconds=st.none() | st.floats(1, 1_000),
     max_attempts=st.integers(1, 4),
     retry_condition=st.lists(st.sampled_from([*ENDED, "agent_error", "infrastructure"]), unique=True),
+    max_losses=st.integers(0, 3),
 )
 seconds = st.floats(0, 2_000)
 # What may happen, with the time that passes before it.
@@ -127,6 +128,31 @@ def test_failures_alone_end_after_max_attempts(config, history):
         assert rollout.status == "failed"
 
 
+@for_all(
+    config=configs,
+    endings=st.lists(
+        st.tuples(st.sampled_from(["failed", "timeout", "unresponsive"]), st.sampled_from(REASONS))
+    ),
+)
+def test_whatever_is_lost_the_number_of_attempts_has_an_end(config, endings):
+    rollout, attempts = rollout_of(config), []
+    for status, reason in endings:
+        if rollout.is_final:
+            break
+        rollout = apply(rollout, attempts, ("begin",), NOW)
+        lost = [attempt for attempt in attempts if attempt.reason in ("unresponsive", "infrastructure")]
+        assert attempts[-1].lost_before == len(lost)
+        rollout, attempts[-1] = lifecycle.report_attempt(
+            rollout, attempts[-1], status, is_latest=True, now=NOW, reason=reason
+        )
+        if reason in ("unresponsive", "infrastructure") and len(lost) < config.max_losses:
+            assert rollout.status == "requeuing"
+        assert lifecycle.is_retried(config, attempts[-1]) == (rollout.status == "requeuing")
+    own = [attempt for attempt in attempts if attempt.reason not in ("unresponsive", "infrastructure")]
+    assert len(own) <= config.max_attempts
+    assert len(attempts) <= config.max_attempts + config.max_losses
+
+
 @pytest.mark.parametrize("final", FINAL)
 @for_all(config=configs, status=st.sampled_from(ATTEMPT_STATUSES), known=st.sampled_from(ATTEMPT_STATUSES))
 def test_final_rollouts_absorb_every_report(final, config, status, known):
@@ -217,6 +243,7 @@ def test_no_clock_that_jumps_or_is_wrong_shortens_a_lease_or_lengthens_it_beyond
 def test_a_failure_is_retried_if_the_condition_names_it_and_an_attempt_is_left(
     config, status, reason, number
 ):
+    config = config.replace(max_losses=0)
     attempt = attempt_of("running").replace(sequence_id=number)
     change = lifecycle.report_attempt(
         rollout_of(config, "running"), attempt, status, is_latest=True, now=NOW, reason=reason

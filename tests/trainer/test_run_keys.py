@@ -152,7 +152,7 @@ def test_what_a_crash_has_ended_runs_again_until_it_has_an_end_of_its_own(
         done: str | None = None
         for life, reason in enumerate(endings):
             view = run_store(store, "run-1", resumed=life > 0)
-            rollout = await view.enqueue_rollout("task", config=RolloutConfig())
+            rollout = await view.enqueue_rollout("task", config=RolloutConfig(max_losses=0))
             if done is not None:
                 assert rollout.rollout_id == done
                 continue
@@ -168,14 +168,15 @@ def test_what_a_crash_has_ended_runs_again_until_it_has_an_end_of_its_own(
 
 
 async def test_an_own_key_means_one_rollout_for_the_rest_of_the_process():
-    store = Durable()
-    first = await run_store(store, "run-1").enqueue_rollout("task", idempotency_key="mine")
+    store, config = Durable(), RolloutConfig(max_losses=0)
+    first = await run_store(store, "run-1").enqueue_rollout("task", config=config, idempotency_key="mine")
     await finish(store, first, "infrastructure")
     view = run_store(store, "run-1", resumed=True)
-    second = await view.enqueue_rollout("task", idempotency_key="mine")
+    second = await view.enqueue_rollout("task", config=config, idempotency_key="mine")
     assert second.rollout_id != first.rollout_id
     await finish(store, second, "infrastructure")
-    assert (await view.enqueue_rollout("task", idempotency_key="mine")).rollout_id == second.rollout_id
+    again = await view.enqueue_rollout("task", config=config, idempotency_key="mine")
+    assert again.rollout_id == second.rollout_id
 
 
 async def test_a_rollout_that_the_algorithm_has_cancelled_itself_stays_cancelled():

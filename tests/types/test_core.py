@@ -63,6 +63,7 @@ def test_an_unknown_status_or_mode_is_refused():
     [
         {"max_attempts": 0},
         {"max_attempts": -1},
+        {"max_losses": -1},
         {"timeout_seconds": 0},
         {"timeout_seconds": -1.0},
         {"timeout_seconds": float("nan")},
@@ -79,6 +80,7 @@ def test_a_rollout_config_that_makes_no_sense_is_refused(settings: dict[str, obj
 def test_a_rollout_config_allows_one_attempt_without_limits_by_default():
     config = RolloutConfig()
     assert (config.max_attempts, config.timeout_seconds, config.unresponsive_seconds) == (1, None, None)
+    assert config.max_losses == 3
     assert RolloutConfig(max_attempts=1, timeout_seconds=0.1, unresponsive_seconds=0.1).max_attempts == 1
 
 

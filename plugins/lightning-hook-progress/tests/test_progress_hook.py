@@ -21,6 +21,7 @@ from lightning_core.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    FailureReason,
     RolloutConfig,
     RolloutMode,
     RolloutV2,
@@ -62,8 +63,16 @@ def attempted(
     mode: RolloutMode | None = "train",
     sequence_id: int = 1,
     max_attempts: int = 1,
+    reason: FailureReason | None = None,
 ) -> AttemptedRollout:
-    attempt = Attempt(rollout_id="ro", attempt_id="at", sequence_id=sequence_id, start_time=0, status=status)
+    attempt = Attempt(
+        rollout_id="ro",
+        attempt_id="at",
+        sequence_id=sequence_id,
+        start_time=0,
+        status=status,
+        reason=reason,
+    )
     return RolloutV2(
         rollout_id="ro", input=1, start_time=0, mode=mode, config=RolloutConfig(max_attempts=max_attempts)
     ).with_attempt(attempt)
@@ -92,9 +101,10 @@ async def test_it_counts_every_way_to_end(hook: ProgressHook):
     await go_through(hook, attempted("cancelled"), [])
     await go_through(hook, attempted("failed", max_attempts=2), [])
     await go_through(hook, attempted("failed", sequence_id=2, max_attempts=2), [])
+    await go_through(hook, attempted("failed", reason="infrastructure"), [])
     await go_through(hook, attempted(mode="val"), rewards(0.25))
     tally = hook.tally
-    assert (tally.ended, tally.failed, tally.cancelled, tally.retried, tally.unrewarded) == (8, 3, 1, 1, 1)
+    assert (tally.ended, tally.failed, tally.cancelled, tally.retried, tally.unrewarded) == (8, 3, 1, 2, 1)
     assert tally.rewards["train"].count == 3  # the last reward of a rollout is the one that counts
     assert tally.rewards["train"].value == 0.5
     assert tally.rewards["val"].value == 0.25

@@ -234,8 +234,10 @@ async def test_a_repeated_request_is_harmless_across_a_restart_of_the_server(tmp
         assert await lose(client.add_spans([make_span(taken[0], n) for n in (1, 2)])) in (0, 2)
         added = await lose(client.add_resources({"llm": LLM(endpoint="http://localhost/v1", model="m")}))
         assert added.version == 1
+        second = await lose(client.start_attempt(started.rollout_id, "w"))
+        assert second.attempt.sequence_id == 2
         statistics = await client.statistics()
-        assert (statistics.attempts, statistics.spans, statistics.resources) == (2, 2, 1)
+        assert (statistics.attempts, statistics.spans, statistics.resources) == (3, 2, 1)
         await client.close()
     server.stop()
     await server.store.close()
@@ -269,6 +271,7 @@ async def test_many_workers_lose_nothing_in_a_bad_network(served, proxy, seed):
         for _ in range(workers + 1)
     ]
     done: list[int] = []
+    moved = asyncio.Event()
 
     async def work(client: LightningStoreClient, name: str) -> None:
         while len(done) < number:
@@ -279,6 +282,7 @@ async def test_many_workers_lose_nothing_in_a_bad_network(served, proxy, seed):
                     rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded"
                 )
                 done.append(rollout.input)
+                moved.set()
 
     async def harm() -> None:
         while True:
@@ -289,6 +293,9 @@ async def test_many_workers_lose_nothing_in_a_bad_network(served, proxy, seed):
                 proxy.lose_answers(source.randint(1, 3))
             proxy.delay = 0.01 if fault == "delay" else 0.0
             await asyncio.sleep(source.uniform(0, 0.2))
+            # However slow the machine is, something gets through between two faults.
+            moved.clear()
+            await moved.wait()
 
     harming = asyncio.create_task(harm())
     async with asyncio.timeout(2 * PATIENCE):

@@ -92,11 +92,11 @@ def test_a_rollout_through_its_life(call):
         "at-none"
     ]
     assert call("POST", "/wait", {"rollout_ids": [name], "timeout": 0}) == []
-    report = {"status": "failed", "reason": "infrastructure", "metadata": {"error": "e"}}
+    report = {"status": "failed", "reason": "no_resources", "metadata": {"error": "e"}}
     ended = call("PATCH", f"/rollouts/{name}/attempts/latest", report)
     assert (ended["status"], ended["reason"], ended["metadata"]) == (
         "failed",
-        "infrastructure",
+        "no_resources",
         {"error": "e"},
     )
     assert [one["rollout_id"] for one in call("POST", "/wait", {"rollout_ids": [name]})] == [name]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning_store_postgres import PostgresLightningStore, engine
+from lightning_store_postgres.schema import _MIGRATIONS, SCHEMA_VERSION
 from lightning_store_postgres.settings import ServerError, Settings
 from lightning_store_postgres.testing import PostgresServer, find_server_binaries
 from lightning_store_postgres.text import json_text, quote, unquote
@@ -206,7 +207,32 @@ def test_many_may_open_a_new_database_at_once(postgres_url, schema):
     for store in stores:
         asyncio.run(store.close())
     assert errors == []
-    assert ask(postgres_url, f"SELECT count(*) FROM {schema}.lightning_schema") == [(1,)]
+    assert ask(postgres_url, f"SELECT count(*) FROM {schema}.lightning_schema") == [(SCHEMA_VERSION,)]
+
+
+async def test_tables_of_the_first_version_are_upgraded(postgres_url, schema, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("lightning_store_postgres.schema._MIGRATIONS", _MIGRATIONS[:1])
+        older.setattr("lightning_store_postgres.schema.SCHEMA_VERSION", 1)
+        await PostgresLightningStore(postgres_url, schema=schema).close()
+    ask(
+        postgres_url,
+        f"""
+        INSERT INTO {schema}.rollouts (no, id, status, attempt_seq, start_time, config, metadata, input)
+        VALUES (nextval('{schema}.rollout_numbers'), 'ro-1', 'running', 1, 1.0, '{{"max_attempts":1}}', '{{}}', '1');
+        INSERT INTO {schema}.attempts (rollout_no, seq, id, status, worker_id, start_time, check_at, last_span_seq,
+            metadata)
+        VALUES (1, 1, 'at-1', 'running', 'w', 1.0, 61.0, 0, '{{}}');
+        """,
+    )
+    store = PostgresLightningStore(postgres_url, schema=schema, clock=lambda: 10.0)
+    [attempt] = await store.query_attempts("ro-1")
+    assert (attempt.status, attempt.lost_before) == ("running", 0)
+    await store.update_attempt("ro-1", "at-1", status="failed", reason="infrastructure")
+    again = await store.dequeue_rollout("w")
+    assert again is not None
+    assert (again.rollout_id, again.attempt.lost_before) == ("ro-1", 1)
+    await store.close()
 
 
 def test_tables_of_a_newer_version_are_refused_and_left_alone(postgres_url, schema):

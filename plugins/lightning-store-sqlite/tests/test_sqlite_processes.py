@@ -163,19 +163,19 @@ async def test_an_end_that_nobody_announced_does_not_keep_others_waiting(tmp_pat
     one = SqliteLightningStore(tmp_path / "runs.db", synchronous="normal")
     two = SqliteLightningStore(tmp_path / "runs.db", synchronous="normal")
     early, late = await one.enqueue_rollouts([EnqueueRequest(input=number) for number in range(2)])
-    new_waiter = one._engine.new_waiter
+    enter = one._engine.enter
     ended = threading.Event()
 
-    def new_waiter_too_late(*arguments):
+    def enter_too_late(waiter):
         thread = threading.Thread(
             target=lambda: asyncio.run(two.update_rollout(early.rollout_id, status="cancelled"))
         )
         thread.start()
         thread.join()
         ended.set()
-        return new_waiter(*arguments)
+        enter(waiter)
 
-    monkeypatch.setattr(one._engine, "new_waiter", new_waiter_too_late)
+    monkeypatch.setattr(one._engine, "enter", enter_too_late)
     waiting = asyncio.create_task(one.wait_for_rollouts(rollout_ids=[early.rollout_id, late.rollout_id]))
     async with asyncio.timeout(20):
         assert await asyncio.to_thread(ended.wait, 20)

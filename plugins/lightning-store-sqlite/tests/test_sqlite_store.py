@@ -246,6 +246,7 @@ async def test_a_file_of_the_first_version_is_upgraded(tmp_path):
     [first] = await store.query_attempts("ro-1")
     assert (first.reason, first.metadata) == ("agent_error", {"error": "x"})
     assert [attempt.reason for attempt in await store.query_attempts("ro-2")] == ["timeout", None]
+    assert [attempt.lost_before for attempt in await store.query_attempts("ro-2")] == [0, 0]
     [span] = await store.query_spans("ro-2", "latest")
     assert span.attributes == {"x": 1}
     found = await store.query_rollouts(run_id="run-1", status=["running"])
@@ -254,6 +255,7 @@ async def test_a_file_of_the_first_version_is_upgraded(tmp_path):
     assert (await store.query_attempts("ro-2"))[1].reason == "infrastructure"
     again = await store.dequeue_rollouts(5, "w", request_id="r")
     assert [rollout.rollout_id for rollout in again] == ["ro-3", "ro-2"]
+    assert [rollout.attempt.lost_before for rollout in again] == [0, 1]
     await store.save_run_state("run-1", {"step": 1})
     deleted = await store.vacuum(before=100.0)
     assert (deleted.rollouts, deleted.attempts, deleted.runs) == ({"failed": 1}, 1, 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from opentelemetry.sdk.trace import ReadableSpan
 
 from lightning_core import Hook, find_final_reward
+from lightning_core.store.lifecycle import is_retried
 from lightning_core.types import AttemptedRollout, RolloutV2, Span
 
 from .display import Bar, Display, Lines
@@ -144,7 +145,7 @@ class ProgressHook(Hook):
 
     def _count(self, rollout: RolloutV2, reward: float | None) -> None:
         status = rollout.attempt.status if isinstance(rollout, AttemptedRollout) else "succeeded"
-        if _is_retried(rollout):
+        if isinstance(rollout, AttemptedRollout) and is_retried(rollout.config, rollout.attempt):
             self._tally.retried += 1
             return
         self._tally.ended += 1
@@ -165,13 +166,6 @@ class ProgressHook(Hook):
             self._broken = True
             self._display = None
             _logger.warning("the progress display failed and is switched off", exc_info=True)
-
-
-def _is_retried(rollout: RolloutV2) -> bool:
-    if not isinstance(rollout, AttemptedRollout):
-        return False
-    config, attempt = rollout.config, rollout.attempt
-    return attempt.status in config.retry_condition and attempt.sequence_id < config.max_attempts
 
 
 async def _known_rollouts(runner: BaseRunner[Any]) -> int | None:

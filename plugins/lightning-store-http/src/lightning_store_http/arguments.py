@@ -55,6 +55,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Time = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+RequestId = Annotated[str, Field(min_length=1, max_length=200)]
 # Any string is let through to the store, which has an error of its own for a status that does not exist.
 AnyRolloutStatus = Annotated[
     RolloutStatus | str, Field(json_schema_extra={"enum": [*get_args(RolloutStatus)]})
@@ -109,7 +110,7 @@ class Dequeue(Arguments):
     worker_id: str | None = None
     wait: Seconds = 0.0
     run_id: str | None = None
-    request_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    request_id: RequestId | None = None
 
 
 class WaitForRollouts(Arguments):
@@ -137,9 +138,10 @@ class OfAttempt(OfRollout):
 
 
 class StartAttempt(OfRollout):
-    """Arguments of ``start_attempt``."""
+    """Arguments of ``start_attempt``; a second call with the same ``request_id`` begins nothing."""
 
     worker_id: str | None = None
+    request_id: RequestId | None = None
 
 
 class AddSpan(Arguments):

@@ -170,12 +170,13 @@ async def _writable(service: Service, result: tuple[bool, Any]) -> tuple[bool, A
 
 
 async def _refuse(service: Service, rollout: AttemptedRollout, error: Exception) -> None:
-    """End an attempt that cannot be handed out, which would otherwise be tried for ever."""
+    """End a rollout whose attempt cannot be handed out, nor any other."""
     try:
         await service.store.update_attempt(
             rollout.rollout_id, rollout.attempt.attempt_id, status="failed", reason="infrastructure",
             metadata={"error": f"its input cannot go over the network: {error}"},
         )  # fmt: skip
+        await service.store.update_rollout(rollout.rollout_id, status="failed")
     except LightningError as failure:
         describe(failure)
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from lightning_core.errors import ConfigurationError, StoreClosedError, UnserializableValueError
 from lightning_core.store.base import (
     UNSET,
     EnqueueRequest,
-    LightningStore,
     Maybe,
-    StoreCapabilities,
     StoreStatistics,
 )
 from lightning_core.store.encoding import EncodedSpan, decode_span, encode, encode_span
-from lightning_core.store.otlp import OtlpEndpoint
+from lightning_core.store.lifecycle import check_request
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -41,11 +35,9 @@ from lightning_core.types import (
     Worker,
 )
 
-from .channel import Call, Channel
-from .handshake import describe_store
-from .operations import KEY_PREFIX, OPERATIONS
-from .peer import Peer
+from .operations import KEY_PREFIX
 from .reading import read_attempt, read_attempted, read_rollout
+from .remote import RemoteStore
 
 __all__ = ["LightningStoreClient"]
 
@@ -53,7 +45,7 @@ _LONGEST_WAIT = 20.0
 _PAUSE_WHEN_OVER = 0.5
 
 
-class LightningStoreClient(LightningStore):
+class LightningStoreClient(RemoteStore):
     """The store of a :class:`LightningStoreServer`, on this machine or another.
 
     It may be used from several threads and event loops, and pickled. Calls that are made at the same time travel
@@ -69,95 +61,6 @@ class LightningStoreClient(LightningStore):
     Raises:
         ConfigurationError: If the URL is none.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        nonce: str | None = None,
-        retry_seconds: float = 60.0,
-        compress: bool | None = None,
-    ) -> None:
-        self._peer = Peer(url, token, nonce, compress)
-        self._retry_seconds = retry_seconds
-        self._durable: bool | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._closed = False
-        self._lock = threading.Lock()
-        self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
-        self._inherited: dict[asyncio.AbstractEventLoop, Channel] = {}
-        self._process = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"peer": self._peer, "retry_seconds": self._retry_seconds, "durable": self._durable}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._peer = state["peer"]
-        self._retry_seconds = state["retry_seconds"]
-        self._durable = state["durable"]
-        self._begin()
-
-    @property
-    def capabilities(self) -> StoreCapabilities:  # pyright: ignore[reportIncompatibleVariableOverride] - known only once the server is asked
-        """What the server's store can do; JSON values only."""
-        if self._durable is None:
-            self._durable = describe_store(self._peer, self._retry_seconds)
-        return StoreCapabilities(durable=self._durable, processes=True, python_values=False)
-
-    @property
-    def location(self) -> str:
-        """The server's URL."""
-        return self._peer.url
-
-    @property
-    def otlp_endpoint(self) -> OtlpEndpoint:
-        """The server, which takes spans over OTLP as well, with the token that it asks for."""
-        token = self._peer.token
-        return OtlpEndpoint(self._peer.url, {} if token is None else {"authorization": f"Bearer {token}"})
-
-    @property
-    def run_over(self) -> bool:
-        """Whether the server has said that the run is over: there will be no more work."""
-        return self._peer.over
-
-    async def _channel(self) -> Channel:
-        if self._process != os.getpid():
-            self._leave_parent()
-        loop = asyncio.get_running_loop()
-        channel = self._channels.get(loop)
-        if channel is not None:
-            return channel
-        with self._lock:
-            if self._closed:
-                raise StoreClosedError(f"the client of {self._peer.url} is closed")
-            channels = self._channels
-            for other in [other for other in channels if other.is_closed()]:
-                channels.pop(other).abandon()
-            channel = channels[loop] = Channel(
-                self._peer, self._retry_seconds, lambda: channels.pop(loop, None)
-            )
-        await channel.open()
-        return channel
-
-    def _leave_parent(self) -> None:
-        """After a fork: leave the connections to the parent process, and the lock, which somebody may have held."""
-        self._inherited = self._channels
-        self._channels = {}
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    async def _call(self, name: str, **arguments: Any) -> Any:
-        channel = await self._channel()
-        return await channel.call(_write(name, arguments))
-
-    async def _call_alone(
-        self, name: str, *, wait: float = 0.0, withdraw: bool = False, **arguments: Any
-    ) -> Any:
-        channel = await self._channel()
-        return await channel.call_alone(_write(name, arguments), wait=wait, withdraw=withdraw)
 
     # Putting work in
 
@@ -215,8 +118,7 @@ class LightningStoreClient(LightningStore):
         request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts; see the contract."""
-        if request_id is not None and worker_id is None:
-            raise ConfigurationError("dequeue_rollouts: a request_id needs the worker_id of who asks")
+        check_request(worker_id, request_id)
         if request_id is None and worker_id is not None:
             # So that the same attempts come again, should the server be restarted before its answer arrives.
             request_id = secrets.token_hex(6)
@@ -243,9 +145,18 @@ class LightningStoreClient(LightningStore):
                 await asyncio.sleep(min(left, _PAUSE_WHEN_OVER))
                 return []
 
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None, *, request_id: str | None = None
+    ) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
-        return read_attempted(await self._call("start_attempt", rollout_id=rollout_id, worker_id=worker_id))
+        return read_attempted(
+            await self._call(
+                "start_attempt",
+                rollout_id=rollout_id,
+                worker_id=worker_id,
+                request_id=request_id or secrets.token_hex(6),
+            )
+        )
 
     # Spans
 
@@ -509,32 +420,6 @@ class LightningStoreClient(LightningStore):
     async def statistics(self, *, run_id: str | None = None) -> StoreStatistics:
         """Count what is in the store; with ``run_id``, rollouts of that run only."""
         return StoreStatistics.model_validate(await self._call("statistics", run_id=run_id))
-
-    async def close(self) -> None:
-        """Close the connections of all event loops. The server and its store go on."""
-        if self._process != os.getpid():
-            self._leave_parent()
-        with self._lock:
-            self._closed = True
-            channels = list(self._channels.values())
-            self._channels = {}
-        for channel in channels:
-            if channel.loop is asyncio.get_running_loop():
-                await channel.close()
-            elif channel.loop.is_closed():
-                channel.abandon()
-            else:
-                with suppress(RuntimeError):
-                    channel.loop.call_soon_threadsafe(channel.shut)
-
-
-def _write(name: str, arguments: dict[str, Any]) -> Call:
-    # Names that are also those of parameters on the way here.
-    given = {key.removesuffix("_"): value for key, value in arguments.items()}
-    try:
-        return Call.write(name, given, writes=OPERATIONS[name].writes)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UnserializableValueError(f"{name}: {error}") from None
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -132,7 +132,10 @@ _TABLE: Final = (
     Operation(
         "start_attempt", "POST", "/rollouts/{rollout_id}/attempts", "Begin a new attempt of a rollout.",
         a.StartAttempt, AttemptedRollout,
-        lambda store, given: store.start_attempt(given.rollout_id, given.worker_id), writes=True,
+        lambda store, given: store.start_attempt(
+            given.rollout_id, given.worker_id, request_id=given.request_id
+        ),
+        writes=True,
     ),
     # Spans
     Operation(

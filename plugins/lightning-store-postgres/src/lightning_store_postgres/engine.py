@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 from psycopg.pq.abc import PGresult
 
+from lightning_core.store.waiting import Waiter, WaitingRoom
+
 from .link import Backoff
 from .listener import Listener, Notifier
 from .operations import Look
 from .reader import Reader
 from .schema import prepare
 from .settings import ConnectionLostError, Settings
-from .waiting import Waiter, WaitingRoom
 from .wire import Row, Statement, rows
 from .work import Operation, Work
 from .writer import Job, Queue, Writer
@@ -111,7 +112,7 @@ class Engine:
 
     def _happened(self, work: Work) -> None:
         """A transaction was committed."""
-        self.room.announce(work.queued_runs, work.requests, work.ended)
+        self.room.announce(queued=work.queued_runs, requests=work.requests, ended=work.ended)
         self._notifier.tell(work)
         if work.first_due is not None and self._listening:
             self._listener.expect(work.first_due)
@@ -203,7 +204,7 @@ class Engine:
 
     def enter(self, waiter: Waiter) -> None:
         """Begin to wait; ``room.leave`` ends it."""
-        was_empty = self.room.is_empty
+        was_empty = not self.room.occupied.is_set()
         self.room.enter(waiter)
         with self._lock:
             if self._closed:

@@ -11,11 +11,12 @@ from typing import Any
 
 from psycopg import sql
 
+from lightning_core.store.waiting import WaitingRoom
+
 from .link import Backoff, Link
 from .loading import NOW
 from .settings import ConnectionLostError, ServerError, Settings
 from .text import number, quote, texts, unquote
-from .waiting import WaitingRoom
 from .wire import Statement, Wire, rows
 from .work import Work
 
@@ -172,20 +173,20 @@ class Listener:
         loop = asyncio.get_running_loop()
         # Notifications are read also while nobody waits: the server keeps those that are not.
         seconds = self._settings.poll_interval
-        if not self._room.is_empty:
+        if self._room.occupied.is_set():
             wanted = min(self._look_at, self._first_due) if self._first_due is not None else self._look_at
             seconds = min(seconds, wanted - loop.time())
         for channel, payload in await wire.notifications(max(seconds, 0.0), self._hurry):
             token, *ended = payload.split(" ")
             if token != self._token:
                 ended = [unquote(rollout_id) for rollout_id in ended if rollout_id]
-                self._room.announce((), (), ended)
+                self._room.announce(ended=ended)
                 if channel == channels(self._settings)[0]:
                     self._room.wake_workers()
         self._hurry.clear()
         now = loop.time()
         is_due = self._first_due is not None and self._first_due <= now
-        if not self._room.is_empty and (is_due or self._look_at <= now):
+        if self._room.occupied.is_set() and (is_due or self._look_at <= now):
             await self._look(wire)
 
     async def _look(self, wire: Wire) -> None:
@@ -212,6 +213,6 @@ class Listener:
             if clock is None:
                 self._first_due = loop.time() + left
         gone = [unquote(row[0].decode()) for row in rows(ended) if row[0] is not None]
-        self._room.announce((), (), gone)
+        self._room.announce(ended=gone)
         if rows(queued)[0][0] == b"t":
             self._room.wake_workers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from lightning_core.store import lifecycle
 from lightning_core.types import RolloutV2
 
 from .rows import ATTEMPT, BRIEF, WHOLE, integer, read_attempt, read_brief, read_whole, real, string
@@ -63,6 +64,10 @@ _BEGUN = (
     f"SELECT {WHOLE}, {ATTEMPT} FROM attempts a JOIN rollouts r ON r.no = a.rollout_no AND r.attempt_seq = a.seq "
     "WHERE a.worker_id = $1::text AND a.check_at IS NOT NULL AND starts_with(a.id, $2::text) ORDER BY r.no"
 )
+_STARTED = (
+    f"SELECT {_ATTEMPT} FROM unnest($1::text[], $2::text[]) u (id, prefix) JOIN rollouts r ON r.id = u.id "
+    "JOIN attempts a ON a.rollout_no = r.no AND starts_with(a.id, u.prefix)"
+)
 _LATEST = (
     f"SELECT {_ATTEMPT} FROM unnest($1::int8[], $2::int8[]) u (no, seq) "
     "JOIN attempts a ON a.rollout_no = u.no AND a.seq = u.seq"
@@ -118,6 +123,13 @@ class Loader:
         elif needs.rollouts:
             self._step(self._brief, _LOCK_ROLLOUTS, ids)
             self._step(self._attempts, _ATTEMPTS_UNKEYED, ids, attempts)
+        if needs.starts:
+            self._step(
+                self._attempts,
+                _STARTED,
+                texts([rollout_id for rollout_id, _ in needs.starts]),
+                texts([f"{prefix}-" for _, prefix in needs.starts]),
+            )
         if needs.whole or needs.keys:
             self._step(self._whole, _WHOLE, texts([*needs.whole]), keys)
         self._step(self._due, _DUE, number(self.clock))
@@ -171,9 +183,10 @@ class Loader:
 
     def _attempt(self, row: Row) -> None:
         entry = self._by_no[integer(row[0])]
-        attempt = read_attempt(entry.rollout.rollout_id, row[:10])
+        *columns, check_at, last_span_seq = row[:13]
+        attempt = read_attempt(entry.rollout.rollout_id, columns)
         entry.attempts[attempt.attempt_id] = AttemptEntry(
-            attempt, check_at=real(row[10]), last_span_seq=integer(row[11])
+            attempt, check_at=real(check_at), last_span_seq=integer(last_span_seq)
         )
 
     def _attempts(self, found: list[Row]) -> None:
@@ -188,8 +201,7 @@ class Loader:
             self.work.begun[worker_id, prefix] = [
                 read_whole(row[:13])[1].with_attempt(read_attempt(string(row[1]), row[13:]))
                 for row in found
-                # The rest of the id has no dash of its own.
-                if string(row[15]).rpartition("-")[0] == prefix
+                if lifecycle.is_of_request(string(row[15]), prefix)
             ]
 
         return handle

@@ -177,20 +177,31 @@ class Dequeue:
 
 @dataclass(frozen=True)
 class Begin:
-    """Begin a new attempt of a rollout."""
+    """Begin a new attempt of a rollout.
+
+    Attributes:
+        prefix: How the id of the attempt begins, if the call may be repeated.
+    """
 
     rollout_id: str
     worker_id: str | None
+    prefix: str | None
     weight: int = _LIGHT
 
     def ask(self, needs: Needs) -> None:
         """Say what must be read."""
         needs.rollouts.add(self.rollout_id)
         needs.whole.add(self.rollout_id)
+        if self.prefix is not None:
+            needs.starts.add((self.rollout_id, self.prefix))
 
     def run(self, work: Work) -> AttemptedRollout:
         """Do it."""
-        return work.begin(work.rollout(self.rollout_id), self.worker_id)
+        entry = work.rollout(self.rollout_id)
+        begun = entry.begun(self.prefix) if self.prefix is not None else None
+        if begun is not None:
+            return entry.rollout.with_attempt(begun.attempt)
+        return work.begin(entry, self.worker_id, self.prefix or "at")
 
 
 @dataclass(frozen=True)

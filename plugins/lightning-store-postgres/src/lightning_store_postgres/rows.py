@@ -31,7 +31,7 @@ WHOLE = f"{BRIEF}, r.start_time, r.mode, r.resources_id, r.idempotency_key, r.me
 
 ATTEMPT = (
     "a.rollout_no, a.seq, a.id, a.status, a.worker_id, a.start_time, a.end_time, a.heartbeat_time, a.reason, "
-    "a.metadata"
+    "a.lost_before, a.metadata"
 )
 
 Value = bytes | None
@@ -94,7 +94,7 @@ def read_whole(row: Sequence[Value]) -> tuple[int, RolloutV2, int]:
 
 def read_attempt(rollout_id: str, row: Sequence[Value]) -> Attempt:
     """Make an attempt of :data:`ATTEMPT`."""
-    _, seq, id_, status, worker_id, start, end, heartbeat, reason, metadata = row
+    _, seq, id_, status, worker_id, start, end, heartbeat, reason, lost_before, metadata = row
     return Attempt.trusted(
         {
             "rollout_id": rollout_id,
@@ -107,6 +107,7 @@ def read_attempt(rollout_id: str, row: Sequence[Value]) -> Attempt:
             "last_heartbeat_time": real(heartbeat),
             "reason": string(reason),
             "metadata": _json(metadata),
+            "lost_before": integer(lost_before),
         }
     )
 

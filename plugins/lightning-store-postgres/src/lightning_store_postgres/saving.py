@@ -36,8 +36,9 @@ _FIELDS = (
 )
 _NEW_ATTEMPTS = (
     "INSERT INTO attempts (rollout_no, seq, id, status, worker_id, start_time, end_time, heartbeat_time, check_at, "
-    "last_span_seq, reason, metadata) SELECT * FROM unnest($1::int8[], $2::int8[], $3::text[], $4::text[], $5::text[], "
-    "$6::float8[], $7::float8[], $8::float8[], $9::float8[], $10::int8[], $11::text[], $12::text[])"
+    "last_span_seq, reason, lost_before, metadata) SELECT * FROM unnest($1::int8[], $2::int8[], $3::text[], "
+    "$4::text[], $5::text[], $6::float8[], $7::float8[], $8::float8[], $9::float8[], $10::int8[], $11::text[], "
+    "$12::int8[], $13::text[])"
 )
 _ATTEMPTS = (
     "UPDATE attempts a SET status = u.status, worker_id = u.worker_id, end_time = u.end_time, "
@@ -207,6 +208,7 @@ def _save_attempts(statements: list[Statement], pairs: Sequence[tuple[RolloutEnt
                     reals([entry.check_at for _, entry in new]),
                     integers([entry.last_span_seq for _, entry in new]),
                     texts([attempt.reason for attempt in attempts]),
+                    integers([attempt.lost_before for attempt in attempts]),
                     texts(_metadata(attempts)),
                 ),
             )

@@ -19,6 +19,7 @@ _OLDEST_SERVER = 130_000
 # place in the queue while queued, both drawn from one sequence. `attempts.check_at` is set while the attempt is live:
 # it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index: the
 # update stays on its page, which has room for that. `counts` holds changes to be added up; see `queries.statistics`.
+# Version 2 counts lost attempts.
 _MIGRATIONS: list[str] = [
     """
     CREATE SEQUENCE rollout_numbers;
@@ -111,6 +112,9 @@ _MIGRATIONS: list[str] = [
         EXECUTE 'ALTER TABLE spans ALTER COLUMN body SET COMPRESSION lz4';
     EXCEPTION WHEN syntax_error OR feature_not_supported OR invalid_parameter_value THEN NULL;
     END $lz4$;
+    """,
+    """
+    ALTER TABLE attempts ADD COLUMN lost_before int8 NOT NULL DEFAULT 0;
     """,
 ]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from lightning_core.errors import ConfigurationError, LightningError, UnknownRolloutError
-from lightning_core.store import lifecycle
+from lightning_core.store import lifecycle, waiting
 from lightning_core.store.base import (
     UNSET,
     EnqueueRequest,
@@ -54,7 +54,6 @@ from .spans import AddSpans
 from .text import Parameter, json_text, number, word
 from .url import parse_url
 from .vacuum import vacuum
-from .waiting import Waiter
 from .wire import Statement
 from .work import NewRollout, new_id
 
@@ -203,29 +202,18 @@ class PostgresLightningStore(LightningStore):
         request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
-        prefix = lifecycle.request_prefix(worker_id, request_id)
+        lifecycle.check_request(worker_id, request_id)
+        prefix = lifecycle.request_prefix(request_id)
         engine = self._engine
         operation = operations.Dequeue(max(limit, 0), worker_id, run_id, prefix)
-        give_up = time.monotonic() + wait
-        taken = await self._take(engine, operation)
-        if taken or limit <= 0 or wait <= 0:
-            return taken
-        waiter = Waiter(run_id=run_id, request=(worker_id or "", prefix) if prefix is not None else None)
-        try:
-            while True:
-                engine.enter(waiter)
-                # Looking again after the registration: work may have come in between.
-                taken = await self._take(engine, operation)
-                left = give_up - time.monotonic()
-                if taken or left <= 0:
-                    return taken
-                await waiter.wait(left)
-        except asyncio.CancelledError:
-            # It may have been woken for something that another must take now.
-            engine.room.announce((run_id,), (), ())
-            raise
-        finally:
-            engine.room.leave(waiter)
+        return await waiting.wait_for_work(
+            lambda: self._take(engine, operation),
+            wait if limit > 0 else 0.0,
+            engine.room,
+            engine.enter,
+            run_id=run_id,
+            request=(worker_id, prefix) if worker_id is not None and prefix is not None else None,
+        )
 
     async def _take(self, engine: Engine, operation: operations.Dequeue) -> list[AttemptedRollout]:
         """Dequeue. What is taken for a caller that is cancelled meanwhile goes back to the queue."""
@@ -242,9 +230,12 @@ class PostgresLightningStore(LightningStore):
                 give_back(taking.result())
             raise
 
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None, *, request_id: str | None = None
+    ) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
-        return await self._engine.write(operations.Begin(rollout_id, worker_id))
+        prefix = lifecycle.request_prefix(request_id)
+        return await self._engine.write(operations.Begin(rollout_id, worker_id, prefix))
 
     # Spans
 
@@ -440,7 +431,6 @@ class PostgresLightningStore(LightningStore):
         """Wait until enough of these rollouts are final, or ``timeout`` seconds have passed; see the contract."""
         wanted = list(dict.fromkeys(rollout_ids))
         allowed = lifecycle.allowed_pending(len(wanted), quorum)
-        engine = self._engine
         give_up = None if timeout is None else time.monotonic() + timeout
         found = {rollout.rollout_id: rollout for rollout in await self._these(wanted)}
         for rollout_id in wanted:
@@ -449,7 +439,10 @@ class PostgresLightningStore(LightningStore):
         pending = [rollout_id for rollout_id in wanted if not found[rollout_id].is_final]
         if len(pending) > allowed and (timeout is None or timeout > 0):
             del found
-            await self._wait(engine, pending, allowed, give_up)
+            engine = self._engine
+            await waiting.wait_for_ends(
+                self._find_unfinished, pending, engine.room, engine.enter, allowed=allowed, give_up=give_up
+            )
             found = {rollout.rollout_id: rollout for rollout in await self._these(wanted)}
         return [found[name] for name in wanted if name in found and found[name].is_final]
 
@@ -457,24 +450,9 @@ class PostgresLightningStore(LightningStore):
         found = await self._engine.read(queries.these_rollouts(rollout_ids))
         return [read_whole(row)[1] for row in found]
 
-    async def _wait(
-        self, engine: Engine, rollout_ids: list[str], allowed: int, give_up: float | None
-    ) -> None:
-        """Wait until no more than ``allowed`` of these rollouts are open."""
-        waiter = Waiter(rollout_ids, allowed)
-        engine.enter(waiter)
-        try:
-            while True:
-                # Looking again after the registration: some may have ended in between.
-                asked = engine.room.pending(waiter)
-                found = await engine.read(queries.unfinished(asked)) if len(asked) > allowed else []
-                waits = engine.room.narrow(waiter, {string(row[0]) for row in found})
-                left = None if give_up is None else give_up - time.monotonic()
-                if not waits or (left is not None and left <= 0):
-                    return
-                await waiter.wait(left)
-        finally:
-            engine.room.leave(waiter)
+    async def _find_unfinished(self, rollout_ids: list[str]) -> set[str]:
+        found = await self._engine.read(queries.unfinished(rollout_ids))
+        return {string(row[0]) for row in found}
 
     # Workers, runs, the store itself
 

@@ -65,6 +65,7 @@ class Needs:
         keys: Idempotency keys.
         new_rollouts: The most rollouts that may be created.
         requests: Workers and prefixes of attempt ids of repeatable dequeues.
+        starts: Ids of rollouts and prefixes of attempt ids of repeatable starts of attempts.
         queue: How many queued rollouts to get, by run; ``None`` stands for any run.
         resources: Ids of resources.
         spans: For each (rollout id, attempt id), the ids and the sequence ids of spans to look for.
@@ -77,6 +78,7 @@ class Needs:
         self.keys: set[str] = set()
         self.new_rollouts = 0
         self.requests: set[tuple[str, str]] = set()
+        self.starts: set[tuple[str, str]] = set()
         self.queue: defaultdict[str | None, int] = defaultdict(int)
         self.resources: set[str] = set()
         self.spans: defaultdict[tuple[str, str], tuple[set[str], set[int]]] = defaultdict(
@@ -160,6 +162,11 @@ class RolloutEntry:
             if entry.attempt.sequence_id == self.latest_seq:
                 return entry
         return None
+
+    def begun(self, prefix: str) -> AttemptEntry | None:
+        """Return the last attempt that the request with this prefix has begun."""
+        found = [a for a in self.attempts.values() if lifecycle.is_of_request(a.attempt.attempt_id, prefix)]
+        return max(found, key=lambda entry: entry.attempt.sequence_id, default=None)
 
     def attempt(self, attempt_id: str) -> AttemptEntry:
         """Return one of its attempts, or the latest.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from lightning_core.store import waiting
 from lightning_core.store.lifecycle import allowed_pending
 from lightning_core.types import RolloutV2
 
@@ -29,18 +30,12 @@ async def wait_for_ends(
     give_up = None if timeout is None else time.monotonic() + timeout
     pending = await engine.read(lambda connection: queries.unfinished(connection, wanted))
     if len(pending) > allowed and (timeout is None or timeout > 0):
-        waiter = engine.new_waiter(pending, allowed)
-        try:
-            while True:
-                # Looking again after the registration: some may have ended in between.
-                asked = engine.room.pending(waiter)
-                pending = await engine.read(partial(queries.unfinished, rollout_ids=asked, known=True))
-                waits = engine.room.narrow(waiter, pending)
-                left = None if give_up is None else give_up - time.monotonic()
-                if not waits or (left is not None and left <= 0):
-                    break
-                await waiter.wait(left)
-        finally:
-            engine.room.leave(waiter)
+
+        async def find_unfinished(asked: list[str]) -> set[str]:
+            return await engine.read(partial(queries.unfinished, rollout_ids=asked, known=True))
+
+        await waiting.wait_for_ends(
+            find_unfinished, pending, engine.room, engine.enter, allowed=allowed, give_up=give_up
+        )
     final = await engine.read(lambda connection: queries.final_rollouts(connection, wanted))
     return [final[rollout_id] for rollout_id in wanted if rollout_id in final]

@@ -6,19 +6,20 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from lightning_core.errors import StoreUnavailableError
+from lightning_core.store.waiting import Waiter, WaitingRoom
 
 from . import reporting, schema
 from .checkpoint import Checkpointer
 from .readers import Due, Readers
-from .waiting import Waiter, WaitingRoom, Watcher
-from .writer import Operation, Writer
+from .watcher import Watcher
+from .writer import Operation, Transaction, Writer
 
 __all__ = ["Engine", "Settings", "discard", "remove_database", "temporary_path"]
 
@@ -99,7 +100,7 @@ class Engine:
             connect=settings.connect,
             clock=settings.clock,
             expire=reporting.expire,
-            announce=self.room.announce,
+            announce=self._announce,
             committed=self._checkpointer.note,
             translate=self._translate,
             require_file=self._require_file,
@@ -133,6 +134,10 @@ class Engine:
             f"{self.settings.path} was deleted, moved or replaced while in use: move it back, or open the store again"
         )
 
+    def _announce(self, tx: Transaction) -> None:
+        if tx.queued or tx.requests or tx.ended:
+            self.room.announce(queued=tx.queued, requests=tx.requests, ended=tx.ended)
+
     async def write(self, operation: Operation[T]) -> T:
         """Run an operation, and return its result once it is on disk."""
         return await self._writer.write(operation)
@@ -154,10 +159,11 @@ class Engine:
             result = await self._readers.run(query, check=False)
         return cast("T", result)
 
-    def new_waiter(self, pending: Iterable[str] = (), allowed: int = 0) -> Waiter:
-        """Begin to wait for the end of these rollouts but ``allowed``, or for work; ``room.leave`` ends it."""
-        waiter = Waiter(pending, allowed)
+    def enter(self, waiter: Waiter) -> None:
+        """Begin to wait; ``room.leave`` ends it."""
         self.room.enter(waiter)
+        if self._watcher is not None:
+            return
         with self._lock:
             if self._watcher is None and not self._closed:
                 self._watcher = Watcher(
@@ -168,7 +174,6 @@ class Engine:
                     expire=lambda: self._writer.write_soon(_nothing),
                     interval=self.settings.poll_interval,
                 )
-        return waiter
 
     def close(self) -> None:
         """Finish what was asked for, and close the file; waits for the end."""

@@ -50,7 +50,9 @@ ROLLOUT_COLUMNS = (
     "no, attempt_no, id, status, start_time, end_time, mode, resources_id, run_id, idempotency_key, config, metadata, "
     "input"
 )
-ATTEMPT_COLUMNS = "id, seq, start_time, end_time, status, worker_id, heartbeat_time, reason, metadata"
+ATTEMPT_COLUMNS = (
+    "id, seq, start_time, end_time, status, worker_id, heartbeat_time, reason, lost_before, metadata"
+)
 
 
 class StoredRollout(NamedTuple):
@@ -84,7 +86,7 @@ def read_rollout(row: Sequence[Any]) -> StoredRollout:
 
 def read_attempt(rollout_id: str, row: Sequence[Any]) -> Attempt:
     """Make an attempt of a row of :data:`ATTEMPT_COLUMNS`."""
-    id_, seq, start, end, status, worker_id, heartbeat_time, reason, metadata = row
+    id_, seq, start, end, status, worker_id, heartbeat_time, reason, lost_before, metadata = row
     return Attempt.trusted(
         {
             "rollout_id": rollout_id,
@@ -97,6 +99,7 @@ def read_attempt(rollout_id: str, row: Sequence[Any]) -> Attempt:
             "last_heartbeat_time": heartbeat_time,
             "reason": reason,
             "metadata": {} if metadata == "{}" else decode(metadata),
+            "lost_before": lost_before,
         }
     )
 

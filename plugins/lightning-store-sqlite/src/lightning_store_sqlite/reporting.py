@@ -50,8 +50,8 @@ def find_attempt(tx: Transaction, rollout_id: str, attempt_id: str) -> FoundAtte
     which = "a.no = r.attempt_no" if attempt_id == "latest" else "a.rollout_no = r.no AND a.id = ?2"
     row = tx.execute(
         "SELECT r.no, r.attempt_no, r.status, r.end_time, r.config, r.run_id, a.no, a.last_span_seq, "  # noqa: S608
-        "a.id, a.seq, a.start_time, a.end_time, a.status, a.worker_id, a.heartbeat_time, a.reason, a.metadata "
-        f"FROM rollouts r LEFT JOIN attempts a ON {which} WHERE r.id = ?1",
+        "a.id, a.seq, a.start_time, a.end_time, a.status, a.worker_id, a.heartbeat_time, a.reason, a.lost_before, "
+        f"a.metadata FROM rollouts r LEFT JOIN attempts a ON {which} WHERE r.id = ?1",
         (rollout_id,) if attempt_id == "latest" else (rollout_id, attempt_id),
     ).fetchone()
     if row is None:

@@ -146,10 +146,10 @@ def enqueue(new: Sequence[NewRollout]) -> Operation[list[Enqueued]]:
                     begun[key] = rollout_id
                 rows.append((_next_rollout(tx), rollout_id, "queuing", states.next_place(tx), now, *item))
                 states.count_rollout(tx, item.run_id, "queuing", 1)
+                tx.announce_queued(item.run_id)
             results.append(Enqueued(rollout_id, now, None))
         if rows:
             tx.connection.executemany(_INSERT, rows)
-            tx.announce_queued()
         return results
 
     return operation
@@ -191,7 +191,11 @@ def dequeue(
             if before:
                 return before
         found = [queries.read_rollout(row) for row in tx.execute(sql, values).fetchall()]
-        return _begin(tx, found, worker_id, request_id) if found else []
+        if not found:
+            return []
+        if request_id is not None and worker_id is not None:
+            tx.announce_request((worker_id, request_id))
+        return _begin(tx, found, worker_id, request_id)
 
     return operation
 
@@ -225,9 +229,23 @@ def give_back(tx: Transaction, taken: Sequence[AttemptedRollout]) -> None:
                 states.save_attempt(tx, found.no, after, attempt)
 
 
-def begin_attempt(rollout_id: str, worker_id: str | None) -> Operation[AttemptedRollout]:
-    """Begin a new attempt of a rollout."""
-    return lambda tx: _begin(tx, [_known_rollout(tx, rollout_id)], worker_id)[0]
+def begin_attempt(
+    rollout_id: str, worker_id: str | None, request_id: str | None
+) -> Operation[AttemptedRollout]:
+    """Begin a new attempt of a rollout, or return the one that the same request began before."""
+
+    def operation(tx: Transaction) -> AttemptedRollout:
+        found = _known_rollout(tx, rollout_id)
+        if request_id is not None:
+            row = tx.execute(
+                "SELECT no FROM attempts WHERE rollout_no = ? AND request_id = ? ORDER BY seq DESC LIMIT 1",
+                (found.no, request_id),
+            ).fetchone()
+            if row is not None:
+                return found.rollout.with_attempt(queries.get_attempt(tx.connection, rollout_id, row[0]))
+        return _begin(tx, [found], worker_id, request_id)[0]
+
+    return operation
 
 
 def _begin(
@@ -267,6 +285,7 @@ def _begin(
                 request_id,
                 tx.now,
                 due,
+                attempt.lost_before,
             )
         )
         results.append(AttemptedRollout.trusted({**after.__dict__, "attempt": attempt}))
@@ -274,8 +293,8 @@ def _begin(
         "UPDATE rollouts SET status = ?, queue_no = NULL, attempt_no = ? WHERE no = ?", changed
     )
     tx.connection.executemany(
-        "INSERT INTO attempts (no, rollout_no, seq, id, status, worker_id, request_id, start_time, check_at, metadata) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')",
+        "INSERT INTO attempts (no, rollout_no, seq, id, status, worker_id, request_id, start_time, check_at, "
+        "lost_before, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')",
         begun,
     )
     tx.count("", "attempts", len(begun))

@@ -30,7 +30,8 @@ _LOG_BYTES = 64 << 20
 # `rollouts.no` is the order of creation, `queue_no` the place in the queue while queued, `end_no` the order in which
 # rollouts became final, by which other processes learn of them. `attempts.check_at` is set while the attempt is live:
 # it need not be looked at before that time. A renewed lease leaves it alone, so that a span rewrites no index entry.
-# Version 2 gave attempts their reason and runs their state, and indexed what a vacuum looks for.
+# Version 2 gave attempts their reason and runs their state, and indexed what a vacuum looks for. Version 3 counts lost
+# attempts.
 _MIGRATIONS: list[str] = [
     """
     CREATE TABLE rollouts (
@@ -122,6 +123,9 @@ _MIGRATIONS: list[str] = [
 
     CREATE TABLE run_states (run_id TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
     CREATE TABLE garbage (attempt_no INTEGER PRIMARY KEY);
+    """,
+    """
+    ALTER TABLE attempts ADD COLUMN lost_before INTEGER NOT NULL DEFAULT 0;
     """,
 ]
 

@@ -53,7 +53,7 @@ def set_status(tx: Transaction, no: int, before: RolloutV2, after: RolloutV2) ->
     if after.status in lifecycle.QUEUED_STATUSES:
         # Also when it was queued before: a rollout that is sent back goes to the end.
         place = next_place(tx)
-        tx.announce_queued()
+        tx.announce_queued(before.run_id)
     if after.is_final:
         end = tx.next_number("end", END_NUMBER)
         tx.announce_end(after.rollout_id)

@@ -22,6 +22,7 @@ from lightning_core.store.base import (
     StoreStatistics,
 )
 from lightning_core.store.encoding import EncodedSpan, decode, encode, encode_config, encode_span
+from lightning_core.store.lifecycle import check_request
 from lightning_core.types import (
     Attempt,
     AttemptedRollout,
@@ -182,15 +183,16 @@ class SqliteLightningStore(LightningStore):
         request_id: str | None = None,
     ) -> list[AttemptedRollout]:
         """Take up to ``limit`` queued rollouts, oldest first; see the contract."""
-        if request_id is not None and worker_id is None:
-            raise ConfigurationError("dequeue_rollouts: a request_id needs the worker_id of who asks")
+        check_request(worker_id, request_id)
         if limit <= 0:
             return []
         return await Taking(self._engine, limit, worker_id, run_id, request_id).take(wait)
 
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
+    async def start_attempt(
+        self, rollout_id: str, worker_id: str | None = None, *, request_id: str | None = None
+    ) -> AttemptedRollout:
         """Begin a new attempt; see the contract."""
-        return await self._engine.write(rollouts.begin_attempt(rollout_id, worker_id))
+        return await self._engine.write(rollouts.begin_attempt(rollout_id, worker_id, request_id))
 
     # Spans
 

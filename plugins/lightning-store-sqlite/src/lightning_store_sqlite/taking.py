@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 
 from lightning_core.errors import StoreClosedError
+from lightning_core.store.waiting import wait_for_work
 from lightning_core.types import AttemptedRollout
 
 from . import rollouts
@@ -31,27 +31,21 @@ class Taking:
         self, engine: Engine, limit: int, worker_id: str | None, run_id: str | None, request_id: str | None
     ) -> None:
         self._engine = engine
-        self._request = (worker_id, request_id) if request_id is not None else None
+        self._run_id = run_id
+        self._request = (worker_id, request_id) if worker_id is not None and request_id is not None else None
         self._dequeue = rollouts.dequeue(limit, worker_id, run_id, request_id)
         self._taken: list[AttemptedRollout] = []
 
     async def take(self, wait: float) -> list[AttemptedRollout]:
         """Take what there is; while that is nothing, wait for work, at most so many seconds."""
-        give_up = time.monotonic() + wait
-        taken = await self._take()
-        if taken or wait <= 0:
-            return taken
-        waiter = self._engine.new_waiter()
-        try:
-            while True:
-                # Looking again after the registration: work may have come in between.
-                taken = await self._take()
-                left = give_up - time.monotonic()
-                if taken or left <= 0:
-                    return taken
-                await waiter.wait(left)
-        finally:
-            self._engine.room.leave(waiter)
+        return await wait_for_work(
+            self._take,
+            wait,
+            self._engine.room,
+            self._engine.enter,
+            run_id=self._run_id,
+            request=self._request,
+        )
 
     async def _take(self) -> list[AttemptedRollout]:
         try:

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from lightning_core.errors import StoreClosedError
+from lightning_core.store.waiting import Request
 
 __all__ = ["Operation", "Transaction", "Writer"]
 
@@ -40,6 +41,9 @@ class Transaction:
         connection: The writer's connection, inside a transaction.
         now: The time of the operation, in seconds since the epoch.
         volume: How many bytes are written, about.
+        queued: The runs of rollouts that were queued.
+        requests: The repeatable dequeues that took something.
+        ended: Ids of rollouts that ended.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, savepoints: bool) -> None:
@@ -49,12 +53,14 @@ class Transaction:
         self.volume = 0
         self._savepoints = savepoints
         self._changes = 0
-        self.queued = False
+        self.queued: list[str | None] = []
+        self.requests: set[Request] = set()
         self.ended: list[str] = []
         self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._staged: list[tuple[str, str, int]] = []
+        self._staged_queued: list[str | None] = []
+        self._staged_requests: list[Request] = []
         self._staged_ended: list[str] = []
-        self._staged_queued = False
         self._numbers: dict[str, int] = {}
         self._due: float | None = self._value(
             "SELECT check_at FROM attempts WHERE check_at IS NOT NULL ORDER BY check_at LIMIT 1"
@@ -85,9 +91,13 @@ class Transaction:
         """Change a counter of the statistics."""
         self._staged.append((scope, what, change))
 
-    def announce_queued(self) -> None:
-        """Wake those who wait for work, once this is committed."""
-        self._staged_queued = True
+    def announce_queued(self, run_id: str | None) -> None:
+        """Wake somebody who waits for work, of this run or any, once this is committed."""
+        self._staged_queued.append(run_id)
+
+    def announce_request(self, request: Request) -> None:
+        """Wake those who wait with the same request, since it has taken something, once this is committed."""
+        self._staged_requests.append(request)
 
     def announce_end(self, rollout_id: str) -> None:
         """Wake those who wait for the rollout, once this is committed."""
@@ -106,8 +116,9 @@ class Transaction:
         """The operation has succeeded."""
         for scope, what, change in self._staged:
             self._counts[scope, what] += change
+        self.queued += self._staged_queued
+        self.requests.update(self._staged_requests)
         self.ended += self._staged_ended
-        self.queued |= self._staged_queued
         self._forget()
         if self._savepoints:
             self.execute("RELEASE operation")
@@ -122,8 +133,9 @@ class Transaction:
 
     def _forget(self) -> None:
         self._staged.clear()
+        self._staged_queued.clear()
+        self._staged_requests.clear()
         self._staged_ended.clear()
-        self._staged_queued = False
 
     def finish(self) -> None:
         """Write what was collected from all operations."""
@@ -166,7 +178,7 @@ class Writer:
         connect: Opens the connection.
         clock: Tells the time, in seconds since the epoch.
         expire: Ends the attempts that are due.
-        announce: Called after a commit, with whether work was queued and the ids of rollouts that ended.
+        announce: Called after a commit, with the transaction.
         committed: Called after a commit, with about how many bytes were written.
         require_file: Raises if the file has lost its name.
         translate: Turns an error of SQLite into one of the store's.
@@ -178,7 +190,7 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         clock: Callable[[], float],
         expire: Operation[None],
-        announce: Callable[[bool, list[str]], None],
+        announce: Callable[[Transaction], None],
         committed: Callable[[int], None],
         require_file: Callable[[], None],
         translate: Callable[[Exception], Exception],
@@ -285,8 +297,7 @@ class Writer:
         transaction.finish()
         connection.execute("COMMIT")
         self._committed(transaction.volume)
-        if transaction.queued or transaction.ended:
-            self._announce(transaction.queued, transaction.ended)
+        self._announce(transaction)
         return jobs[:done]
 
     def _do(self, transaction: Transaction, job: _Job[Any]) -> None:
