@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,15 @@ def test_a_process_that_is_started_for_the_program_logs_as_the_program_does(monk
     assert "[DEBUG] (Process-" in line
     # As Python itself shows warnings of who has configured nothing.
     assert other == "by another library"
+
+
+PLUGINS = sorted(
+    path.parent.name for path in (Path(__file__).parents[1] / "plugins").glob("*/pyproject.toml")
+)
+
+
+@pytest.mark.parametrize("distribution", PLUGINS)
+def test_no_plugin_of_this_project_is_forgotten(distribution):
+    configure_logger()
+    logger = logging.getLogger(distribution.replace("-", "_"))
+    assert [type(handler).__module__ for handler in logger.handlers] == ["lightning_core.logging"]
