@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Options"]
 
 _KEY: Final = re.compile(r'^Parser key "(?P<key>[^"]+)":\s*(?P<problem>.*)', re.DOTALL)
+# What it says of an input may be a key.
+_PYDANTIC: Final = re.compile(r"^\d+ validation errors? for \S+ (?P<first>.)(?P<rest>.*?) \[type=.*$")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -77,7 +79,7 @@ class Options:
         base, arguments = Namespace(), list[str]()
         written: dict[str, str] = {}
         for one in given:
-            option, value = dotted(one.key), cast("Any", one.value)
+            option, value = dotted(one.key), one.value
             written[option] = one.source
             if isinstance(value, Text):
                 arguments.append(f"--{option}{'+' if one.append else ''}={value}")
@@ -122,6 +124,7 @@ class Options:
             wanted = wanted.replace("None", "none") if isinstance(wanted, str) else type_name(wanted)
             problem = f"expected {wanted}, got {value}"
         problem = re.sub(r"<(?:class|enum) '(?:[\w.]*\.)?(\w+)'>", r"\1", " ".join(problem.split()))
+        problem = _PYDANTIC.sub(lambda match: match["first"].lower() + match["rest"], problem)
         problem = re.sub(r"^Expected (?:an? (?!member))?(.*)\. Got value: ", r"expected \1, got ", problem)
         return blamed(source, f"{key}: {problem}")
 

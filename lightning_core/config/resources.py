@@ -47,8 +47,8 @@ def read_resources(key: KeyPath, given: Iterable[Given]) -> NamedResources | Non
         wrong: list[str] = []
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             where = (*key, *map(str, item["loc"]))
-            given_last = next((one for at, one in reversed(last.items()) if at == where[: len(at)]), None)
-            source = "" if given_last is None else given_last.where(*where[len(given_last.key) :])
+            about = [one for at, one in last.items() if where[: len(at)] == at or at[: len(where)] == where]
+            source = about[-1].where(*where[len(about[-1].key) :]) if about else ""
             wrong.append(blamed(source, f"{dotted(where)}: {_message(item['msg'])}"))
         raise ConfigurationError("; ".join(wrong)) from None
 
