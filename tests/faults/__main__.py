@@ -28,7 +28,7 @@ import psutil
 from lightning_store_http import LightningStoreClient
 
 from lightning_core import LLM
-from lightning_core.errors import LightningError
+from lightning_core.errors import FinalRolloutError, LightningError
 from lightning_core.plugin import resolve
 from lightning_core.store.base import EnqueueRequest
 from lightning_core.testing.network import FaultyProxy
@@ -39,6 +39,7 @@ from .verify import verify
 TOKEN = "campaign"
 RUNNERS = 3
 INJECTORS = 3
+STRANGER = "stranger-"
 CONFIG = RolloutConfig(max_attempts=1_000, unresponsive_seconds=4.0)
 
 
@@ -132,6 +133,7 @@ class Campaign:
         self.enqueued: dict[str, int] = {}
         self.ended: dict[str, str] = {}
         self.cancelled: set[str] = set()
+        self.begun: dict[str, str | None] = {}
         self.runners: list[Child] = []
         self.journals: list[Path] = []
         self.leaks: Counter[str] = Counter({"processes": 0, "files": 0, "threads": 0})
@@ -233,11 +235,15 @@ class Campaign:
     async def _wait(self, names: list[str]) -> list[Any]:
         return await self.client.wait_for_rollouts(rollout_ids=names, timeout=2.0)
 
-    async def _insist(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Repeat a call that the store refused, as for a full disk, until it is taken."""
+    async def _insist(
+        self, call: Callable[[], Awaitable[Any]], final: type[LightningError] | tuple[()] = ()
+    ) -> Any:
+        """Repeat a call that the store refused, as for a full disk, until it is taken, or refused with ``final``."""
         while True:
             try:
                 return await call()
+            except final:
+                raise
             except LightningError as error:
                 self.injected[f"calls refused with {type(error).__name__}"] += 1
                 await asyncio.sleep(0.2)
@@ -259,6 +265,7 @@ class Campaign:
             (self._fill_disk, 0 if self.restart_database else 3),
             (self._crash_database, 3 if self.restart_database else 0),
             (self._move_clock, 3),
+            (self._begin_again, 4),
             (self._cancel, 6),
         ]
         kinds, weights = zip(*faults, strict=True)
@@ -323,13 +330,28 @@ class Campaign:
         async with self._server_lock:
             await self.server.ask({"clock": source.choice([-600, -30, 0, 2, 30, 600])})
 
+    async def _begin_again(self, source: random.Random) -> None:
+        """Attempt begun in place of another, and left alone."""
+        if (name := self._open_rollout(source)) is None:
+            return
+        worker = f"{STRANGER}{len(self.begun)}"
+        self.begun[worker] = None
+        with suppress(FinalRolloutError):
+            begun = await self._insist(
+                lambda: self.client.start_attempt(name, worker, request_id=worker),
+                final=FinalRolloutError,
+            )
+            self.begun[worker] = begun.attempt.attempt_id
+
     async def _cancel(self, source: random.Random) -> None:
         """Rollout cancelled."""
-        open_ = [name for name in self.enqueued if name not in self.ended]
-        if open_:
-            name = source.choice(open_)
+        if (name := self._open_rollout(source)) is not None:
             self.cancelled.add(name)
             await self._insist(lambda: self.client.update_rollout(name, status="cancelled"))
+
+    def _open_rollout(self, source: random.Random) -> str | None:
+        open_ = [name for name in self.enqueued if name not in self.ended]
+        return source.choice(open_) if open_ else None
 
 
 def report(title: str, counts: Counter[str]) -> None:
@@ -368,6 +390,7 @@ async def run(store: str, seed: int, rollouts: int) -> bool:
             enqueued=campaign.enqueued,
             ended=campaign.ended,
             cancelled=campaign.cancelled,
+            begun=campaign.begun,
             journals=campaign.journals,
         )
         await opened.close()

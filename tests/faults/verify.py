@@ -31,6 +31,7 @@ async def verify(
     enqueued: dict[str, int],
     ended: dict[str, str],
     cancelled: set[str],
+    begun: dict[str, str | None],
     journals: Iterable[Path],
 ) -> Counter[str]:
     """Count what was lost, doubled or changed.
@@ -40,6 +41,7 @@ async def verify(
         enqueued: The acknowledged rollouts, and the number of the task of each.
         ended: The status in which each was first seen to have ended.
         cancelled: Those that somebody asked to cancel.
+        begun: Workers that asked once each for a new attempt, and the id of that if it was acknowledged.
         journals: Files of acknowledged spans.
     """
     losses: Counter[str] = Counter(
@@ -54,6 +56,8 @@ async def verify(
                 "spans doubled",
                 "spans out of order",
                 "succeeded without all their spans",
+                "attempts lost",
+                "attempts begun twice",
             ),
             0,
         )
@@ -61,6 +65,7 @@ async def verify(
     acknowledged = _acknowledged(journals)
     seen: set[str] = set()
     tasks: Counter[int] = Counter()
+    attempts_of: defaultdict[str, list[str]] = defaultdict(list)
     offset = 0
     while page := await store.query_rollouts(limit=PAGE, offset=offset):
         offset += len(page)
@@ -73,6 +78,8 @@ async def verify(
             blameless = rollout.status == "cancelled" and name not in cancelled
             losses["rollouts failed or cancelled by nobody"] += blameless or rollout.status == "failed"
             for attempt in await store.query_attempts(name):
+                if attempt.worker_id in begun:
+                    attempts_of[attempt.worker_id].append(attempt.attempt_id)
                 spans = await store.query_spans(name, attempt.attempt_id)
                 stored = Counter(span.span_id for span in spans)
                 known = acknowledged.pop((name, attempt.attempt_id), [])
@@ -92,6 +99,9 @@ async def verify(
                     complete = numbers == list(range(task["spans"])) and len(spans) == task["spans"] + 1
                     losses["succeeded without all their spans"] += not complete
     losses["acknowledged spans lost"] += sum(len(set(spans)) for spans in acknowledged.values())
+    for worker, attempt_id in begun.items():
+        losses["attempts lost"] += attempt_id is not None and attempt_id not in attempts_of[worker]
+        losses["attempts begun twice"] += max(len(attempts_of[worker]) - 1, 0)
     losses["rollouts lost"] = len(enqueued.keys() - seen)
     losses["rollouts doubled"] = sum(number - 1 for number in tasks.values())
     return losses
