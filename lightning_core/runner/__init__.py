@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from lightning_core._lazy import lazy_module
 
 if TYPE_CHECKING:
+    from lightning_legacy import AgentRunner as AgentRunner
+
     from .agent import AgentRunnerV2 as AgentRunnerV2
     from .base import BaseRunner as BaseRunner
 
