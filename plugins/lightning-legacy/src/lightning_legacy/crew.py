@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
 
 from lightning_core.errors import ExecutionError
 from lightning_core.execution.worker import Worker
+from lightning_core.runner.ending import describe
 
 from .workers import WorkerPart
 
-__all__ = ["GRACEFUL_SECONDS", "Crew"]
+__all__ = ["Crew"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,7 @@ GRACEFUL_SECONDS = 5.0
 """How long workers may take to finish the task in hand once the algorithm has ended, or Ctrl+C was pressed."""
 CANCEL_SECONDS = 5.0
 """How long they may take to drop it after that, and to be gone when they are killed."""
+_STEPS: Final = ("stop", "cancel", "kill")
 
 
 class Crew:
@@ -29,108 +35,134 @@ class Crew:
     A worker that dies is logged, and the others go on: the server hands its task out again. Stopping escalates: workers
     finish what they have in hand; then they drop it; then those in processes of their own are killed. Each further
     Ctrl+C goes one step on at once.
-
-    Args:
-        workers: The workers.
-        algorithm: The algorithm.
-        ended: Set by each of them when it ends.
     """
 
-    def __init__(
-        self, workers: Sequence[WorkerPart], algorithm: Worker | None, ended: threading.Event
-    ) -> None:
-        self._workers = workers
-        self._algorithm = algorithm
-        self._ended = ended
+    def __init__(self) -> None:
+        self._workers: list[WorkerPart] = []
+        self._algorithm: Worker | None = None
+        # A signal handler may put something in at any moment, which a threading.Event does not allow.
+        self._events: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._presses = 0
         self._reported: set[int] = set()
 
-    def run(self) -> None:
+    def wake(self) -> None:
+        """Have a look at the parts; each of them calls this when it ends."""
+        self._events.put(None)
+
+    def run(self, workers: Sequence[WorkerPart], algorithm: Worker | None = None) -> None:
         """Run everything to the end.
+
+        Args:
+            workers: The workers.
+            algorithm: The algorithm.
 
         Raises:
             KeyboardInterrupt: After Ctrl+C, once all have stopped.
             ExecutionError: If no worker ended as it should. An error of the algorithm is raised as it is.
         """
-        begun: list[WorkerPart] = []
-        interrupt: KeyboardInterrupt | None = None
-        try:
-            for worker in self._workers:
-                begun.append(worker)
-                worker.start()
-            if self._algorithm is not None:
-                self._algorithm.start()
-            self._watch()
-        except KeyboardInterrupt as error:
-            interrupt = error
-            logger.warning(
-                "interrupted; tasks in hand have %g s to end, and are dropped then, or at the next Ctrl+C",
-                GRACEFUL_SECONDS,
-            )
-        finally:
-            pressed = self._end(begun)
-        interrupt = interrupt or pressed
-        if interrupt is not None:
-            raise interrupt
+        with self._counted_interrupts():
+            try:
+                for worker in workers:
+                    self._workers.append(worker)
+                    worker.start()
+                if algorithm is not None:
+                    algorithm.start()
+                    self._algorithm = algorithm
+                self._watch()
+            finally:
+                self._end()
+        if self._presses:
+            raise KeyboardInterrupt
         self._raise_errors()
+
+    @contextmanager
+    def _counted_interrupts(self) -> Generator[None]:
+        """Count how often Ctrl+C is pressed: an exception could come at any place, also amid the steps of the end."""
+        here = threading.current_thread() is threading.main_thread()
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, number: int, frame: object) -> None:
+        self._presses += 1
+        self.wake()
 
     def _watch(self) -> None:
         """Wait until the algorithm has ended or can get nothing done any more, or without one the workers."""
         algorithm = self._algorithm
-        while True:
-            self._ended.wait()
-            self._ended.clear()
-            self._report_deaths()
-            if algorithm is not None and algorithm.finished:
-                return
-            if not all(worker.finished for worker in self._workers):
-                continue
-            if algorithm is not None and any(worker.error is None for worker in self._workers):
-                # They have reached max_tasks, or there are no more tasks. What the algorithm waits for may not come.
-                algorithm.join(GRACEFUL_SECONDS)
-                if not algorithm.finished:
-                    logger.warning("all workers are done; ending the algorithm")
+
+        def over() -> bool:
+            ended = algorithm is not None and algorithm.finished
+            return ended or all(worker.finished for worker in self._workers)
+
+        if not self._until(over) or algorithm is None or algorithm.finished:
             return
+        if all(worker.error is not None for worker in self._workers):
+            return
+        # They have reached max_tasks, or there are no more tasks. What the algorithm waits for may not come.
+        if not self._until(lambda: algorithm.finished, GRACEFUL_SECONDS):
+            logger.warning("all workers are done; ending the algorithm")
+
+    def _end(self) -> None:
+        """Stop what still runs, a little less politely with each step, and at once with each further Ctrl+C."""
+        presses = self._presses
+        if presses:
+            logger.warning(
+                "interrupted; tasks in hand have %g s to end, and are dropped then, or at the next Ctrl+C",
+                GRACEFUL_SECONDS,
+            )
+        for number, step in enumerate(_STEPS):
+            if self._algorithm is not None and not self._algorithm.finished:
+                self._algorithm.cancel()
+            for worker in self._workers:
+                if not worker.finished:
+                    getattr(worker, step)()
+            seconds = CANCEL_SECONDS if number else GRACEFUL_SECONDS
+            hurried = self._presses > presses + number
+            if self._until(self._all_ended, 0.0 if hurried else seconds):
+                return
+        parts = [*self._workers, *([self._algorithm] if self._algorithm is not None else [])]
+        for part in parts:
+            if not part.finished:
+                logger.error("%s does not stop; it is left behind", part.name)
+
+    def _all_ended(self) -> bool:
+        return all(worker.finished for worker in self._workers) and (
+            self._algorithm is None or self._algorithm.finished
+        )
+
+    def _until(self, reached: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait until it is reached, so many seconds have passed, or Ctrl+C is pressed (once more)."""
+        presses = self._presses
+        give_up = None if seconds is None else time.monotonic() + seconds
+        while True:
+            self._report_deaths()
+            if reached():
+                return True
+            left = None if give_up is None else give_up - time.monotonic()
+            if self._presses > presses or (left is not None and left <= 0):
+                return False
+            try:
+                self._events.get(timeout=left)
+            except queue.Empty:
+                pass
+            except KeyboardInterrupt:
+                # From a handler that is not this object's.
+                self._presses += 1
 
     def _report_deaths(self) -> None:
         for worker in self._workers:
             if worker.finished and worker.error is not None and id(worker) not in self._reported:
                 self._reported.add(id(worker))
                 logger.error(
-                    "%s has failed, and the others go on; the server hands its task out again: %s",
-                    *(worker.name, worker.error),
+                    "%s has failed; what it had in hand, the server hands out again: %s",
+                    *(worker.name, describe(worker.error)),
                 )
-
-    def _end(self, workers: Sequence[WorkerPart]) -> KeyboardInterrupt | None:
-        """Stop what still runs, a little less politely with each step; return the last Ctrl+C that came meanwhile."""
-        interrupt: KeyboardInterrupt | None = None
-        for step, seconds in (
-            ("stop", GRACEFUL_SECONDS),
-            ("cancel", CANCEL_SECONDS),
-            ("kill", CANCEL_SECONDS),
-        ):
-            try:
-                self._step(step, [worker for worker in workers if not worker.finished], seconds)
-            except KeyboardInterrupt as error:
-                interrupt = error
-        for worker in workers:
-            if not worker.finished:
-                logger.error("%s does not stop; it is left behind", worker.name)
-        if self._algorithm is not None and self._algorithm.is_alive():
-            logger.error("the algorithm does not stop; it is left behind")
-        self._report_deaths()
-        return interrupt
-
-    def _step(self, step: str, workers: Sequence[WorkerPart], seconds: float) -> None:
-        algorithm = self._algorithm
-        give_up = time.monotonic() + seconds
-        if algorithm is not None and algorithm.is_alive():
-            algorithm.cancel()
-        for worker in workers:
-            getattr(worker, step)()
-        for worker in workers:
-            worker.join(max(0.0, give_up - time.monotonic()))
-        if algorithm is not None and algorithm.ident is not None:
-            algorithm.join(max(0.0, give_up - time.monotonic()))
 
     def _raise_errors(self) -> None:
         error = self._algorithm.error if self._algorithm is not None else None
@@ -138,7 +170,8 @@ class Crew:
             raise ExecutionError("the algorithm awaited something that was cancelled, and ended") from error
         if error is not None:
             raise error
-        failed = [worker for worker in self._workers if worker.error is not None]
-        if len(failed) == len(self._workers):
-            error = failed[0].error
-            raise ExecutionError(f"{failed[0].name} has failed, and none is left: {error}") from error
+        first = self._workers[0]
+        if first.error is not None and all(worker.error is not None for worker in self._workers):
+            raise ExecutionError(
+                f"{first.name} has failed, and none is left: {describe(first.error)}"
+            ) from first.error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lightning_core.errors import ConfigurationError
@@ -75,14 +75,16 @@ class LegacyFit:
         self._trainer = trainer
         self._agent = agent
         self._algorithm: BaseAlgorithm | None = trainer.algorithm
-        self._datasets: tuple[Any, Any] = (train_data, val_data)
+        self._datasets: tuple[Any, ...] = (train_data, val_data)
         if trainer.is_dev:
             self._use_dev_data(train_data, dev_data)
         train, val = self._datasets
+        self._datasets = tuple(None if is_server(each) else each for each in (train, val))
+        check_dataset("train", self._datasets[0])
+        check_dataset("val", self._datasets[1])
         get_client: Any = getattr(self._algorithm, "get_client", None)
         if is_server(train):
             self.client: Any = _client("dev_data" if trainer.is_dev else "train_data", train)
-            self._datasets = (None, val)
         elif get_client is not None:
             self.client = get_client()
         else:
@@ -90,15 +92,11 @@ class LegacyFit:
                 "val_data is a v0.1 server, and train_data is none; give the server as train_data: it hands out "
                 "validation tasks as well"
             )
-        if is_server(val):
-            if val not in (train, self.client):
-                logger.warning(
-                    "val_data is not asked for tasks: workers take all of them, those of validation too, from %s",
-                    self._place,
-                )
-            self._datasets = (self._datasets[0], None)
-        check_dataset("train", self._datasets[0])
-        check_dataset("val", self._datasets[1])
+        if is_server(val) and val not in (train, self.client):
+            logger.warning(
+                "val_data is not asked for tasks: workers take all of them, those of validation too, from %s",
+                self._place,
+            )
         self._tell_what_is_not_used()
 
     def _use_dev_data(self, train_data: Any, dev_data: Any) -> None:
@@ -147,12 +145,12 @@ class LegacyFit:
         # Before threads use them.
         build_models()
         trainer, algorithm = self._trainer, self._algorithm
-        ended = threading.Event()
+        crew = Crew()
         start = time.time()
-        workers = self._workers(daemon, ended)
+        workers = self._workers(daemon, crew.wake)
         try:
-            bundle, main = self._prepare_algorithm(ended)
-            Crew(workers, main, ended).run()
+            bundle, main = self._prepare_algorithm(crew.wake)
+            crew.run(workers, main)
         except KeyboardInterrupt:
             logger.warning("interrupted; %s", _counted(workers))
             raise SystemExit(130) from None
@@ -180,7 +178,7 @@ class LegacyFit:
             },
         )
 
-    def _workers(self, daemon: bool, ended: threading.Event) -> list[WorkerPart]:
+    def _workers(self, daemon: bool, on_end: Callable[[], None]) -> list[WorkerPart]:
         trainer, agent = self._trainer, self._agent
         agent.set_trainer(trainer)
         adapter = adapter_for(agent, trainer.adapter)
@@ -188,12 +186,12 @@ class LegacyFit:
         remote = isinstance(self.client, AgentLightningClient) and not isinstance(self.client, DevTaskLoader)
         if len(numbers) == 1 or not remote:
             work = Work(agent, self.client, trainer.tracer, adapter, trainer.max_rollouts)
-            return [ThreadPart(number, work, ended.set) for number in numbers]
+            return [ThreadPart(number, work, on_end) for number in numbers]
         refuse_entered_script()
         work = Work(agent, self.client, trainer.runner_specs.tracer, adapter, trainer.max_rollouts)
-        return [ProcessPart(number, work, daemon, ended.set) for number in numbers]
+        return [ProcessPart(number, work, daemon, on_end) for number in numbers]
 
-    def _prepare_algorithm(self, ended: threading.Event) -> tuple[AlgorithmBundle | None, Worker | None]:
+    def _prepare_algorithm(self, on_end: Callable[[], None]) -> tuple[AlgorithmBundle | None, Worker | None]:
         trainer, algorithm = self._trainer, self._algorithm
         if algorithm is None:
             return None, None
@@ -207,7 +205,7 @@ class LegacyFit:
         algorithm.set_initial_resources(trainer.start_engine())
         bundle = AlgorithmBundle(algorithm, *self._datasets)
         stop = StopEvent()
-        return bundle, Worker("lightning-algorithm", lambda: bundle(trainer.store, stop), ended.set)
+        return bundle, Worker("lightning-algorithm", lambda: bundle(trainer.store, stop), on_end)
 
 
 def _client(argument: str, data: Any) -> Any:

@@ -99,10 +99,6 @@ class WorkerPart(Protocol):
         """End it, if that can be done."""
         ...
 
-    def join(self, seconds: float) -> None:
-        """Wait so long for its end."""
-        ...
-
 
 class ThreadPart:
     """A worker in a thread of this process, with an event loop of its own."""
@@ -145,11 +141,6 @@ class ThreadPart:
 
     def kill(self) -> None:
         """Threads cannot be killed."""
-
-    def join(self, seconds: float) -> None:
-        """Wait so long for its end."""
-        if self._worker.ident is not None:
-            self._worker.join(seconds)
 
 
 class ProcessPart:
@@ -219,11 +210,6 @@ class ProcessPart:
         """End it with SIGKILL."""
         with suppress(ValueError):
             self._process.kill()
-
-    def join(self, seconds: float) -> None:
-        """Wait so long for its end."""
-        if self._thread.ident is not None:
-            self._thread.join(seconds)
 
     def _send(self, command: str) -> None:
         with suppress(OSError, ValueError):
