@@ -184,7 +184,14 @@ async def test_the_first_report_counts_and_no_other(data: ServerDataStore):
     assert await data.retrieve_completed_rollouts() == []
 
 
-async def test_of_reports_at_once_one_counts(data: ServerDataStore):
+async def test_of_reports_at_once_one_counts(clock: Clock):
+    class Slow(InMemoryLightningStore):
+        async def get_rollout_by_id(self, rollout_id: str) -> RolloutV2 | None:
+            found = await super().get_rollout_by_id(rollout_id)
+            await asyncio.sleep(0)
+            return found
+
+    data = make(Slow(clock=clock), clock)
     await data.add_task(1)
     task = await claim(data)
     counted = await asyncio.gather(*(data.store_rollout(report(task, float(n))) for n in range(20)))
@@ -285,6 +292,20 @@ async def test_results_are_retrieved_once(data: ServerDataStore):
     assert await data.retrieve_completed_rollouts() == [report(second)]
     assert await data.retrieve_rollout(second) is None
     assert await data.retrieve_rollout(third) is None
+
+
+async def test_memory_forgets_a_retrieved_report_and_a_durable_store_keeps_it(durable: str):
+    for spec, kept in (("memory", False), (durable, True)):
+        data = ServerDataStore(spec)
+        await data.add_task(1)
+        task = await claim(data)
+        await data.store_rollout(report(task, logs=["a long log"]))
+        assert len(await data.retrieve_completed_rollouts()) == 1
+        rollout = await data.store.get_rollout_by_id(task.rollout_id)
+        assert rollout is not None
+        assert ("a long log" in str(rollout.metadata)) is kept
+        assert not await data.store_rollout(report(task))
+        await data.close()
 
 
 async def test_whoever_waits_for_a_result_gets_it(data: ServerDataStore):
