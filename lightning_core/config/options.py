@@ -102,6 +102,9 @@ class Options:
         for one in given:
             annotation = self._parameters[key].annotation if one.key == key else Any
             value = settled(one.value, annotation)
+            if isinstance(one.value, Text) and isinstance(value, str):
+                # Quotes in it are its own.
+                value = str(one.value)
             if one.append:
                 value = [*tree.get("value", self._parameters[key].default or ()), value]
             tree = merged(tree, ("value", *one.key[len(key) :]), value)

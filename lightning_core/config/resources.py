@@ -71,6 +71,7 @@ def _mapping(given: Given) -> Any:
 
 def _settled(value: Any) -> Any:
     """Read the texts in a resource as the types that its kind asks for."""
+    value = settled(value) if isinstance(value, Text) else value
     if not isinstance(value, dict):
         return value
     resource = cast("dict[str, Any]", value)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,45 +20,8 @@ from lightning_core.plugin import PluginManager
 from lightning_core.tracer import DummyTracer
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def classes() -> Iterator[ModuleType]:
-    """The classes, in a module that can be imported by its name."""
-    spec = importlib.util.spec_from_file_location("cli_classes", Path(__file__).with_name("classes.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cli_classes"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["cli_classes"]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs ``lightning_cli`` as a script with arguments would."""
-    for name in ("LIGHTNING_CORE_STORE", "LIGHTNING_CORE_CONFIG", "LIGHTNING_CORE_RESUME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(classes: Any, *arguments: str) -> Any:
-        monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *arguments])
-        return lightning_cli(*classes) if isinstance(classes, tuple) else lightning_cli(classes)
-
-    return run
-
-
-def refused(run: Run, capsys: pytest.CaptureFixture[str], classes: Any, *arguments: str) -> str:
-    """Return the one message with which a command line is refused."""
-    with pytest.raises(SystemExit) as exit_:
-        run(classes, *arguments)
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    lines = printed.err.splitlines()
-    assert len(lines) == 1, printed.err
-    return lines[0].removeprefix("train.py: error: ")
+Refused = Callable[..., str]
+Printed = Callable[..., str]
 
 
 # Values of constructors
@@ -120,10 +82,8 @@ def test_one_class_gives_its_object_and_several_a_tuple_in_order(run: Run, class
     assert isinstance(run(classes.Limits), classes.Limits)
 
 
-def test_the_class_may_not_be_left_out_where_there_are_several(
-    run: Run, classes: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refused(run, capsys, (classes.Limits, classes.Solver), "--size", "3")
+def test_the_class_may_not_be_left_out_where_there_are_several(refused: Refused, classes: ModuleType) -> None:
+    message = refused((classes.Limits, classes.Solver), "--size", "3")
     assert message == "--size: there is no such option; did you mean --solver.size? --help lists all of them"
 
 
@@ -147,10 +107,8 @@ def test_none_is_none_where_there_may_be_nothing(run: Run, classes: ModuleType) 
     assert run(classes.Solver, "--size", "1", "--limit", "null").given["limit"] is None
 
 
-def test_a_model_checks_its_own_limits(
-    run: Run, classes: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refused(run, capsys, classes.Limits, "--most", "0")
+def test_a_model_checks_its_own_limits(refused: Refused, classes: ModuleType) -> None:
+    message = refused(classes.Limits, "--most", "0")
     assert message == "--most: limits.most: input should be greater than or equal to 1"
 
 
@@ -190,13 +148,9 @@ def test_a_model_checks_its_own_limits(
     ],
 )
 def test_wrong_usage_is_one_message_that_says_what_and_where(
-    run: Run,
-    classes: ModuleType,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    refused: Refused, classes: ModuleType, arguments: list[str], message: str
 ) -> None:
-    assert refused(run, capsys, classes.Solver, *arguments) == message
+    assert refused(classes.Solver, *arguments) == message
 
 
 def test_two_classes_of_one_name_are_refused(classes: ModuleType) -> None:
@@ -366,13 +320,9 @@ def test_resources_are_read_by_their_kind(run: Run, only_core: PluginManager) ->
     ],
 )
 def test_a_wrong_part_is_one_message_that_says_what_and_where(
-    run: Run,
-    only_core: PluginManager,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    refused: Refused, only_core: PluginManager, arguments: list[str], message: str
 ) -> None:
-    assert refused(run, capsys, Trainer, *arguments) == message
+    assert refused(Trainer, *arguments) == message
 
 
 # Variables
@@ -414,32 +364,28 @@ def test_a_variable_stands_for_an_option_and_the_option_wins(
     ],
 )
 def test_a_wrong_variable_is_named(
-    run: Run,
+    refused: Refused,
     only_core: PluginManager,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     value: str,
     message: str,
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert refused(run, capsys, Trainer) == message
+    assert refused(Trainer) == message
 
 
 # Help
 
 
-def help_text(run: Run, capsys: pytest.CaptureFixture[str], classes: Any, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        run(classes, *arguments)
-    assert exit_.value.code == 0
-    return " ".join(capsys.readouterr().out.split())
+def help_text(printed: Printed, classes: Any, *arguments: str) -> str:
+    return " ".join(printed(classes, *arguments).split())
 
 
 def test_help_comes_from_docstrings_and_shows_types_and_defaults(
-    run: Run, classes: ModuleType, capsys: pytest.CaptureFixture[str]
+    printed: Printed, classes: ModuleType
 ) -> None:
-    text = help_text(run, capsys, classes.Solver, "--help")
+    text = help_text(printed, classes.Solver, "--help")
     assert "Solves everything." in text
     assert "--solver.size SIZE How large it is. (required, type: int)" in text
     assert "What it is known for, 100% of the time. (type: list[str], default: ['plain'])" in text
@@ -451,10 +397,8 @@ def test_help_comes_from_docstrings_and_shows_types_and_defaults(
     assert "Path to a configuration file" not in text
 
 
-def test_help_lists_what_is_installed_with_one_line_each(
-    run: Run, only_core: PluginManager, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = help_text(run, capsys, Trainer, "-h")
+def test_help_lists_what_is_installed_with_one_line_each(printed: Printed, only_core: PluginManager) -> None:
+    text = help_text(printed, Trainer, "-h")
     assert "--trainer.store NAME Where rollouts, spans and results are kept. One of the stores below." in text
     assert "installed stores: memory Keeps everything in this process; gone when it ends." in text
     assert "baseline Runs each task once and logs statuses, spans and rewards." in text
@@ -462,25 +406,21 @@ def test_help_lists_what_is_installed_with_one_line_each(
     assert "n_epochs" not in text
 
 
-def test_help_lists_the_settings_of_a_chosen_part(
-    run: Run, only_core: PluginManager, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = help_text(run, capsys, Trainer, "--trainer.algorithm", "baseline", "--help")
+def test_help_lists_the_settings_of_a_chosen_part(printed: Printed, only_core: PluginManager) -> None:
+    text = help_text(printed, Trainer, "--trainer.algorithm", "baseline", "--help")
     assert "--trainer.algorithm.n_epochs N_EPOCHS baseline: How often each task" in text
     assert "(type: int, default: 1)" in text
 
 
-def test_help_is_given_even_where_the_rest_is_wrong(
-    run: Run, only_core: PluginManager, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_is_given_even_where_the_rest_is_wrong(printed: Printed, only_core: PluginManager) -> None:
     for wrong in (["--trainer.stor", "x"], ["--trainer.store", "x"], ["--config", "missing.yaml"]):
-        assert "--trainer.store NAME" in help_text(run, capsys, Trainer, *wrong, "--help")
+        assert "--trainer.store NAME" in help_text(printed, Trainer, *wrong, "--help")
 
 
 # Weight
 
 
-def test_importing_it_costs_next_to_nothing() -> None:
+def test_importing_it_costs_next_to_nothing(run: Run) -> None:
     code = """
 import sys
 import lightning_core, lightning_core.config, lightning_core.cli
