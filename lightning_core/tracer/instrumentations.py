@@ -16,6 +16,7 @@ from typing import Any, Literal
 from opentelemetry.trace import TracerProvider
 
 from lightning_core.errors import ConfigurationError, TraceError
+from lightning_core.tracer.deferred import build_answers
 
 __all__ = ["Instrumentation", "Instrumentations", "missing_package"]
 
@@ -211,6 +212,7 @@ class Instrumentations:
         # Not under the lock: another thread may be importing the library, and be about to call the hook above.
         if each.library is not None:
             import_module(each.library)
+            build_answers(each.library)
         instrumentor = each.make()
         with self._lock:
             if not self._uses[each.name] or each.name in self._ours:

@@ -334,7 +334,10 @@ REWARD = ("lightning.reward", {"reward": 1.0})
 
 
 def test_calls_and_rewards_are_read_in_the_order_of_sequence_ids() -> None:
+    """Trap 12: whatever the clocks say."""
     spans = make_trace([call("one"), REWARD, call("two"), ("agent", {})], parents=[3, 3, 3, None])
+    for place, span in enumerate(spans):
+        span.start_time = span.end_time = 100.0 - place
     shuffled = list(spans)
     random.Random(1).shuffle(shuffled)
     reading = read_attempt(shuffled)

@@ -210,6 +210,29 @@ def test_a_library_that_is_imported_late_costs_nothing_before_and_is_instrumente
     assert done.stdout.strip() == "[] ['ChatCompletion', 'FakeListChatModel', 'trace']"
 
 
+BUILT = """
+from lightning_tracer_otel import OtelTracer
+from lightning_core.tracer import deferred
+
+deferred._BUILDS_ALONE = False
+tracer = OtelTracer(instrument=["openai"])
+tracer.init_worker(0)
+import openai.types.chat, openai.types.responses
+tracer.teardown_worker(0)
+models = [openai.types.chat.ChatCompletion, openai.types.chat.ChatCompletionChunk, openai.types.responses.Response]
+print([model.__pydantic_complete__ for model in models], openai.types.chat.ChatCompletionMessage.__pydantic_complete__)
+"""
+
+
+def test_answers_are_built_before_threads_write_them_down_where_pydantic_does_not_have_them_wait():
+    """Trap 11: else the first answers of threads at once are recorded as ``{}``, with pydantic before 2.14."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[True, True, True] False"
+
+
 def test_a_chain_of_langchain_becomes_spans(make_tracer):
     from langchain_core.language_models import FakeListChatModel
     from langchain_core.output_parsers import StrOutputParser
