@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,34 @@ client.post_rollout(Rollout(rollout_id=client.poll_next_task().rollout_id))
         [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=100, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+def test_a_client_survives_a_fork():
+    code = """
+import asyncio, os
+from lightning_legacy import AgentLightningClient, AgentLightningServer
+
+server = AgentLightningServer(port=0)
+asyncio.run(server.start())
+ids = [asyncio.run(server.queue_task(number)) for number in range(3)]
+client = AgentLightningClient(server.endpoint)
+assert client.poll_next_task().rollout_id == ids[0]
+child = os.fork()
+if child == 0:
+    try:
+        task = client.poll_next_task()
+        print(task.rollout_id == ids[1], flush=True)
+    finally:
+        import gc
+        gc.collect()
+        os._exit(0)
+os.waitpid(child, 0)
+assert client.poll_next_task().rollout_id == ids[2]
+"""
+    # Python itself complains of a fork where there are threads.
+    warnings = ["-W", "always", "-W", "ignore:This process:DeprecationWarning"]
+    result = subprocess.run(
+        [sys.executable, *warnings, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "True\n", "")

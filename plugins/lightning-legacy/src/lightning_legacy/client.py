@@ -43,7 +43,7 @@ class AgentLightningClient:
     """Takes tasks from a v0.1 server, gets their resources, and reports what came of them.
 
     Each method is there twice, to be called and to be awaited; both do the same. A client may be used from several
-    threads and event loops, survives ``fork``, and can be pickled.
+    threads and event loops, survives ``fork``, and can be pickled; a pickled client carries the token.
 
     While the server cannot be reached, requests are tried again with growing pauses, so that it may be started later,
     or again: a task that is asked for twice is handed out once, and a report that arrives twice counts once.

@@ -354,11 +354,9 @@ class ServerDataStore:
     async def _requeue_task(self, task: Task) -> None:
         await self._open()
         rollout = await self._find(task.rollout_id)
-        if rollout.status not in ("preparing", "running"):
-            return
         attempt = await self.store.get_latest_attempt(rollout.rollout_id)
         if attempt is None or task.num_claims not in (None, attempt.sequence_id):
-            # Another client has it by now.
+            # Nobody has it, or another client by now.
             return
         await self.store.update_rollout(rollout.rollout_id, status="requeuing")
         self._claims.discard(rollout.rollout_id)
