@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar
 
 # Names of these two are imported when they are used, which keeps `from lightning_core import Trainer` light.
 from lightning_core import bridge, plugin
@@ -14,7 +14,9 @@ from lightning_core.execution.garbage import rare_collections
 from lightning_core.litagent.agent import LitAgent
 from lightning_core.trainer.arguments import (
     check_agent,
+    check_count,
     check_dataset,
+    check_dry_run,
     check_needs,
     check_resources,
     deprecated,
@@ -24,6 +26,7 @@ from lightning_core.trainer.arguments import (
     resolve_hooks,
 )
 from lightning_core.trainer.bundles import AlgorithmBundle, RunnerBundle, RunnerSpecs
+from lightning_core.trainer.legacy import import_legacy, is_v0_1
 from lightning_core.trainer.result import TrainingResult
 from lightning_core.types import Dataset, Hook, NamedResources, ParallelWorkerBase, RunStatus
 
@@ -69,7 +72,8 @@ class Trainer(ParallelWorkerBase):
         llm_proxy: Proxy between agents and models.
         n_workers: Deprecated, use ``n_runners``.
         max_tasks: Deprecated, use ``max_rollouts``.
-        daemon: Deprecated, without effect.
+        daemon: Deprecated. Whether the worker processes of a v0.1 server are daemonic, as they are by default; without
+            effect on other runs.
         triplet_exporter: Deprecated, use ``adapter``.
         hooks: Follow the lifecycle of each rollout: a list of hooks or specifications.
         engine: Serves a model while the run lasts; agents find it as the resource ``main_llm``.
@@ -100,17 +104,19 @@ class Trainer(ParallelWorkerBase):
         triplet_exporter: Spec[TraceAdapter[Any]] = None,
         hooks: Sequence[Spec[Hook]] | Spec[Hook] = None,
         engine: Spec[BaseEngine] = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> None:
         refuse_unknown(unknown, Trainer.__init__)
         if daemon is not None:
-            deprecated("daemon", "nothing; it has no effect")
+            deprecated("daemon", "nothing; it has no effect but on the workers of a v0.1 server")
         n_runners = renamed("n_workers", n_workers, "n_runners", n_runners)
         max_rollouts = renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
         adapter = renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
-        if n_runners is not None and n_runners < 1:
-            raise ConfigurationError(f"Trainer(n_runners={n_runners}): at least 1 is needed")
+        check_count("n_runners", n_runners, least=1)
+        check_count("max_rollouts", max_rollouts, least=0)
         self.is_dev = dev
+        self._daemon = daemon is not False
+        self._legacy_fit: Any = None
         self.max_rollouts = max_rollouts
         self.initial_resources = check_resources(initial_resources)
         self.adapter: TraceAdapter[Any] | None = plugin.resolve("adapter", adapter)
@@ -168,9 +174,12 @@ class Trainer(ParallelWorkerBase):
 
         Args:
             agent: The agent, for instance a function under ``@rollout``.
-            train_data: Tasks to learn from: anything with a length and item access.
-            val_data: Held-out tasks.
-            dev_data: Tasks for a dry run; used in place of the other two with ``Trainer(dev=True)``.
+            train_data: Tasks to learn from: anything with a length and item access. Or a v0.1 server that hands them
+                out, as its URL or an ``AgentLightningClient``; without an algorithm, workers then take tasks from it
+                until they are interrupted, each at most ``max_rollouts``.
+            val_data: Held-out tasks. A v0.1 server hands them out among the others.
+            dev_data: Tasks for a dry run, or a ``DevTaskLoader`` or server that has them; used in place of the other
+                two with ``Trainer(dev=True)``.
             dev_backend: Deprecated, use ``dev_data``.
             resume: The id of a run in the trainer's store; ``True`` for the newest that has not succeeded; or
                 ``"auto"``, for programs that something starts again, to go on with the algorithm's newest run if that
@@ -187,20 +196,20 @@ class Trainer(ParallelWorkerBase):
                 :meth:`check`.
             ResumeError: If the run cannot be resumed: there is none, it has succeeded, another algorithm has begun
                 it, or another process is at work on it.
-            ImportError: If data are a server's URL or a client, and ``lightning-legacy`` is not installed.
+            ImportError: If data are a server's URL or a client, or the algorithm has a client of its own, and
+                ``lightning-legacy`` is not installed.
         """
         if dev_backend is not None:
             deprecated("dev_backend", "dev_data")
             dev_data = dev_backend if dev_data is None else dev_data
-        for data in (train_data, val_data, dev_data):
-            if isinstance(data, str) or hasattr(data, "poll_next_task"):
-                raise ImportError(
-                    "a server's URL or a client as data is the v0.1 API, which the plugin lightning-legacy provides. "
-                    "To get it: pip install lightning-legacy"
-                )
-        if self.is_dev and dev_data is not None:
-            train_data, val_data = dev_data, None
-        return self.fit_v2(agent, train_data, val_dataset=val_data, resume=resume)
+        used = (dev_data, None) if self.is_dev and dev_data is not None else (train_data, val_data)
+        if not is_v0_1(self.algorithm, *used):
+            return self.fit_v2(agent, used[0], val_dataset=used[1], resume=resume)
+        if resume:
+            raise ConfigurationError(f"fit(resume={resume!r}): a run on a v0.1 server cannot be resumed")
+        legacy = import_legacy("training", "a server's URL or a client as data")
+        self._legacy_fit = legacy.LegacyFit(self, agent, train_data, val_data=val_data, dev_data=dev_data)
+        return self._legacy_fit.run(daemon=self._daemon)
 
     def fit_v2(
         self,
@@ -219,13 +228,8 @@ class Trainer(ParallelWorkerBase):
                 "Trainer has no algorithm: give algorithm='baseline' to run each task once, 'search' to find the best "
                 "prompt, or one of your own"
             )
-        from lightning_core.algorithm.base import FastAlgorithm
-
-        if self.is_dev and not isinstance(algorithm, FastAlgorithm):
-            raise ConfigurationError(
-                f"a dry run needs a FastAlgorithm, and {type(algorithm).__name__} is none; "
-                "leave the algorithm out to get 'baseline'"
-            )
+        if self.is_dev:
+            check_dry_run(algorithm)
         return self._fit(agent, algorithm, train_dataset, val_dataset, resume)
 
     def dev(
@@ -280,12 +284,40 @@ class Trainer(ParallelWorkerBase):
         return run_check(self, agent, task, timeout_seconds=timeout_seconds)
 
     def client(self) -> Any:
-        """Return the v0.1 client.
+        """Return the v0.1 client from which :meth:`fit` takes tasks, or took them last.
 
         Raises:
-            ImportError: Always; the plugin ``lightning-legacy`` provides it.
+            ConfigurationError: If there was no such ``fit``.
+            ImportError: If ``lightning-legacy`` is not installed.
         """
-        raise ImportError("Trainer.client is the v0.1 API. To get it: pip install lightning-legacy")
+        import_legacy("client", "Trainer.client")
+        if self._legacy_fit is None:
+            raise ConfigurationError(
+                "Trainer.client is the client of a v0.1 server, and fit was given none; give its URL as train_data"
+            )
+        return self._legacy_fit.client
+
+    # Deprecated names
+
+    @property
+    def n_workers(self) -> int:
+        """Deprecated: ``n_runners``."""
+        return self.n_runners
+
+    @property
+    def max_tasks(self) -> int | None:
+        """Deprecated: ``max_rollouts``."""
+        return self.max_rollouts
+
+    @property
+    def triplet_exporter(self) -> TraceAdapter[Any] | None:
+        """Deprecated: ``adapter``."""
+        return self.adapter
+
+    @property
+    def daemon(self) -> bool:
+        """Deprecated: whether the worker processes of a v0.1 server are daemonic."""
+        return self._daemon
 
     @staticmethod
     def kill_orphaned_processes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
@@ -295,9 +296,57 @@ def test_no_algorithm_says_which_there_are():
         trainer(algorithm=None).fit(agent, [1.0])
 
 
-def test_a_server_as_data_needs_the_legacy_plugin():
-    with pytest.raises(ImportError, match="pip install lightning-legacy"):
-        trainer().fit(agent, "http://localhost:8000")
+class Client:
+    def poll_next_task(self) -> None:
+        raise AssertionError("must not be asked")
+
+
+class Serving(BaseAlgorithm):
+    def get_client(self) -> Any:
+        raise AssertionError("must not be asked")
+
+    def run(self, train_dataset: Any = None, val_dataset: Any = None) -> None:
+        raise AssertionError("must not run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        ({}, {"train_data": "http://localhost:8000"}),
+        ({}, {"train_data": Client()}),
+        ({}, {"train_data": [1.0], "val_data": "http://localhost:8000"}),
+        ({"dev": True}, {"train_data": [1.0], "dev_data": Client()}),
+        ({"algorithm": Serving()}, {"train_data": [1.0]}),
+    ],
+)
+def test_the_v0_1_api_needs_the_legacy_plugin(
+    settings: dict[str, Any], data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "lightning_legacy", None)
+    train = trainer(**settings)
+    with pytest.raises(ImportError, match=r"a client as data is the v0.1 API.*pip install lightning-legacy"):
+        train.fit(agent, **data)
+    with pytest.raises(ImportError, match=r"Trainer.client is the v0.1 API.*pip install lightning-legacy"):
+        train.client()
+
+
+def test_dev_data_that_are_not_used_need_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "lightning_legacy", None)
+    assert trainer().fit(agent, [1.0], dev_data=Client()).rollouts == {"succeeded": 1}
+    assert trainer(dev=True).fit(agent, "http://localhost", dev_data=[1.0, 1.0]).rollouts == {"succeeded": 2}
+
+
+def test_a_run_on_a_v0_1_server_cannot_be_resumed():
+    with pytest.raises(ConfigurationError, match=r"resume=True.*cannot be resumed"):
+        trainer().fit(agent, "http://localhost:8000", resume=True)
+
+
+def test_a_string_is_no_dataset():
+    for method in (trainer().fit_v2, trainer().dev):
+        with pytest.raises(
+            DatasetError, match=r"train dataset is the string 'http://localhost'.*list of tasks"
+        ):
+            method(agent, "http://localhost")  # type: ignore[arg-type]
 
 
 def test_a_sync_hook_is_refused_when_the_trainer_is_built():
@@ -394,12 +443,20 @@ def test_a_store_that_fails_at_the_end_hides_no_error_and_leaves_no_engine_runni
     [
         ("n_workers", 2, "n_runners"),
         ("max_tasks", 5, "max_rollouts"),
-        ("daemon", True, "no effect"),
+        ("daemon", True, "no effect but on the workers of a v0.1 server"),
     ],
 )
 def test_deprecated_keywords_warn_with_the_replacement(old: str, value: Any, new: str):
-    with pytest.warns(DeprecationWarning, match=new):
-        trainer(**{old: value})
+    with pytest.warns(DeprecationWarning, match=new) as caught:
+        Trainer(tracer="dummy", **{old: value})
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_dev_backend_is_the_deprecated_name_of_dev_data():
+    with pytest.warns(DeprecationWarning, match="dev_backend is deprecated; use dev_data") as caught:
+        result = trainer(dev=True).fit(agent, [1.0], dev_backend=[1.0, 1.0])
+    assert [warning.filename for warning in caught] == [__file__]
+    assert result.rollouts == {"succeeded": 2}
 
 
 def test_dev_runs_the_baseline_if_there_is_no_algorithm():
