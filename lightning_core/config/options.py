@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from lightning_core.config.files import KeyPath
+from lightning_core.config.nullable import nullable_str
 from lightning_core.config.parts import Part, installed
 from lightning_core.config.signatures import Parameter
 from lightning_core.config.values import Given, Text, blamed, dotted, merged, settled
@@ -82,6 +83,8 @@ class Options:
             option, value = dotted(one.key), one.value
             written[option] = one.source
             if isinstance(value, Text):
+                if nullable_str(value) is None and self._may_be_none(one.key):
+                    value = Text("null")
                 arguments.append(f"--{option}{'+' if one.append else ''}={value}")
             elif isinstance(value, Mapping):
                 arguments.append(f"--{option}={json.dumps(value, default=str)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,6 +13,11 @@ from lightning_core.errors import ConfigurationError
 from lightning_core.types import NamedResources, resource_kinds
 
 __all__ = ["read_resources"]
+
+_WANTED: Final = (
+    "resources are mappings, by their names, such as "
+    '{"prompt": {"resource_type": "prompt_template", "template": "{question}"}}'
+)
 
 
 def read_resources(key: KeyPath, given: Iterable[Given]) -> NamedResources | None:
@@ -31,12 +36,10 @@ def read_resources(key: KeyPath, given: Iterable[Given]) -> NamedResources | Non
     tree: dict[str, Any] = {"": {}}
     last: dict[KeyPath, Given] = {}
     for one in given:
-        value = _mapping(one) if one.key == key else one.value
-        tree = (
-            {"": None}
-            if one.key == key and value is None
-            else merged(tree, ("", *one.key[len(key) :]), value)
-        )
+        # Texts further inside, such as those of templates, are what their field says.
+        value = _mapping(one) if len(one.key) <= len(key) + 1 else one.value
+        inside = one.key[len(key) :]
+        tree = {"": None} if not inside and value is None else merged(tree, ("", *inside), value)
         last[one.key] = one
     if tree[""] is None:
         return None
@@ -62,16 +65,13 @@ def _mapping(given: Given) -> Any:
             raise ConfigurationError(f"{given.source}: it is no YAML: {error}") from None
     if value is not None and not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"{given.source}: {dotted(given.key)} must be a mapping of names to resources, such as "
-            '{"prompt": {"resource_type": "prompt_template", "template": "{question}"}}, '
-            f"not {type(value).__name__}"
+            blamed(given.source, f"{dotted(given.key)}: {_WANTED}, not {type(value).__name__}")
         )
     return cast("Mapping[str, Any] | None", value)
 
 
 def _settled(value: Any) -> Any:
     """Read the texts in a resource as the types that its kind asks for."""
-    value = settled(value) if isinstance(value, Text) else value
     if not isinstance(value, dict):
         return value
     resource = cast("dict[str, Any]", value)

@@ -103,8 +103,10 @@ def test_a_switch_needs_no_value(run: Run, classes: ModuleType, arguments: list[
     assert run(classes.Solver, *arguments, "--size", "1").given["dry"] is dry
 
 
-def test_none_is_none_where_there_may_be_nothing(run: Run, classes: ModuleType) -> None:
-    assert run(classes.Solver, "--size", "1", "--limit", "null").given["limit"] is None
+@pytest.mark.parametrize("text", ["null", "None", "~", ""])
+def test_none_is_none_where_there_may_be_nothing(run: Run, classes: ModuleType, text: str) -> None:
+    given = run(classes.Solver, "--size", "1", "--limit", "3", "--limit", text, "--folder", text).given
+    assert (given["limit"], given["folder"]) == (None, None)
 
 
 def test_a_model_checks_its_own_limits(refused: Refused, classes: ModuleType) -> None:
@@ -309,7 +311,7 @@ def test_resources_are_read_by_their_kind(run: Run, only_core: PluginManager) ->
         ),
         (
             ["--trainer.initial_resources", "[1]"],
-            "--trainer.initial_resources: trainer.initial_resources must be a mapping of names to resources, such as "
+            "--trainer.initial_resources: resources are mappings, by their names, such as "
             '{"prompt": {"resource_type": "prompt_template", "template": "{question}"}}, not list',
         ),
         (
