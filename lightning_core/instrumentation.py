@@ -119,12 +119,12 @@ def _instrument_one(
             report.off.setdefault(label, missing)
             continue
         report.off.pop(label, None)
-        if (instrumentations, each.name) not in _switched_on:
-            refused = instrumentations.start([each.name], provider, strict=False)
-            if refused:
-                instrumentations.stop([each.name])
-                report.off[label] = refused[each.name]
-                return
+        # Counted once more at each call, and taken back as often.
+        refused = instrumentations.start([each.name], provider, strict=False)
+        if refused:
+            instrumentations.stop([each.name])
+            report.off[label] = refused[each.name]
+        else:
             _switched_on.append((instrumentations, each.name))
-        report.on[label] = instrumentations.owner
+            report.on[label] = instrumentations.owner
         return

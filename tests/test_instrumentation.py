@@ -161,10 +161,11 @@ def test_the_second_is_taken_where_the_first_cannot(plugins):
 
 
 def test_what_the_program_instruments_itself_stays_as_it_is(plugins):
-    plugins.install_both()
+    otel, _ = plugins.install_both()
     provider = TracerProvider(shutdown_on_exit=False)
     plugins.otel.instrument(provider)
     report = instrument_all()
+    assert not otel.is_used("acme")
     assert report.off["acme"] == "the program instruments it itself, and it stays so"
     uninstrument_all()
     assert (plugins.otel.provider, plugins.otel.is_instrumented_by_opentelemetry) == (provider, True)

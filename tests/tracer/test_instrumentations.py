@@ -44,17 +44,27 @@ class Parts:
     def __init__(self) -> None:
         self.instrumentor = Instrumentor()
         self.late = Instrumentor()
+        self.made_late = 0
+        self.meanwhile: Callable[[], object] = lambda: None
         self.waiting: list[tuple[Callable[[Any], object], str]] = []
         self.parts = Instrumentations(
             "tracer 'acme'",
             [
-                Instrumentation("acme", lambda: self.instrumentor, "acme_sdk"),
-                Instrumentation("late", lambda: self.late, "acme_late"),
+                Instrumentation("acme", self.make, "acme_sdk"),
+                Instrumentation("late", self.make_late, "acme_late"),
                 Instrumentation("gone", Instrumentor, "acme_gone", lambda: "acme_gone is not installed"),
             ],
             when_imported=lambda hook, name: self.waiting.append((hook, name)),
             others=lambda: [Instrumentation("other", lambda: self.late)],
         )
+
+    def make(self) -> Instrumentor:
+        self.meanwhile()
+        return self.instrumentor
+
+    def make_late(self) -> Instrumentor:
+        self.made_late += 1
+        return self.late
 
     def import_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "acme_late", ModuleType("acme_late"))
@@ -74,7 +84,7 @@ ON = {"tracer_provider": PROVIDER}
 
 def test_the_last_of_several_users_switches_it_off(acme):
     assert acme.parts.start(["acme"], PROVIDER, strict=True) == {}
-    acme.parts.start(["acme"], PROVIDER, strict=True)
+    assert acme.parts.start(["acme"], PROVIDER, strict=True) == {}
     acme.parts.stop(["acme"])
     assert acme.instrumentor.calls == [ON]
     assert acme.parts.is_used("acme")
@@ -111,7 +121,13 @@ def test_a_library_that_is_imported_after_the_end_is_left_alone(acme, monkeypatc
     acme.parts.start(["late"], PROVIDER, strict=True)
     acme.parts.stop(["late"])
     acme.import_late(monkeypatch)
-    assert acme.late.calls == []
+    assert (acme.late.calls, acme.made_late) == ([], 0)
+
+
+def test_a_library_that_nobody_uses_any_more_when_its_instrumentor_is_ready_is_left_alone(acme):
+    acme.meanwhile = lambda: acme.parts.stop(["acme"])
+    acme.parts.start(["acme"], PROVIDER, strict=True)
+    assert acme.instrumentor.calls == []
 
 
 def test_what_announces_itself_is_switched_on_at_once(acme):
