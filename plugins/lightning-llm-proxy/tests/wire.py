@@ -1,7 +1,13 @@
-"""Answers as engines send them: the shape of each is that of a recorded one, with shorter contents."""
+"""Answers in the shapes that engines give them, with short contents. Each says where its shape comes from.
+
+None is a recording. Those of vLLM and SGLang are written from the models of requests and answers that these servers
+declare (``protocol.py`` of their OpenAI-compatible entry points); what OpenAI and Anthropic give, from their API
+references. What llama.cpp gives, ``test_proxy_llamacpp.py`` asks of a real one.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -20,7 +26,12 @@ def sse(*events: Any, end: str = "\n\n", done: bool = True) -> bytes:
 
 
 def vllm_chat(**changes: Any) -> dict[str, Any]:
-    """vLLM's answer to a chat completion with return_token_ids and logprobs."""
+    """vLLM's answer to a chat completion with return_token_ids and logprobs.
+
+    ``return_token_ids`` is a parameter of the requests for chat and text completions since vLLM 0.10.2: ids of the
+    prompt are beside the choices, and those of an answer in its choice, that of the token which ended it included.
+    Older ones take the parameter without a word, and give neither field.
+    """
     return {
         "id": "chatcmpl-5f1c",
         "object": "chat.completion",
@@ -84,7 +95,10 @@ def _logprob(token: str, logprob: float) -> dict[str, Any]:
 
 
 def vllm_chat_chunks() -> list[dict[str, Any]]:
-    """The same as a stream, with stream_options.include_usage."""
+    """The same as a stream, with stream_options.include_usage.
+
+    vLLM 0.10.2: the ids of the prompt are in the first chunk alone; each chunk has the ids of what it adds.
+    """
     first = _vllm_chunk({"role": "assistant", "content": ""}) | {"prompt_token_ids": [151644, 872, 198, 6023]}
     usage = {"prompt_tokens": 4, "total_tokens": 7, "completion_tokens": 3}
     chunks = [
@@ -104,7 +118,10 @@ def vllm_chat_chunks() -> list[dict[str, Any]]:
 
 
 def vllm_tool_chunks() -> list[dict[str, Any]]:
-    """Two calls of tools in pieces."""
+    """Two calls of tools in pieces.
+
+    vLLM 0.10.2: a parser of tool calls may swallow tokens, whose ids come with the next chunk that is sent.
+    """
 
     def call(index: int, **function: Any) -> dict[str, Any]:
         return {"index": index, "function": function}
@@ -131,7 +148,7 @@ def vllm_tool_chunks() -> list[dict[str, Any]]:
 
 
 def vllm_text(streamed: bool = False) -> Any:
-    """vLLM's answer to a text completion, whose prompt's ids are in the choice."""
+    """vLLM's answer to a text completion, whose prompt's ids are in the choice: ``return_token_ids`` of vLLM 0.10.2."""
     base = {"id": "cmpl-1", "object": "text_completion", "created": 1761000000, "model": "m"}
     logprobs = {
         "text_offset": [0, 3],
@@ -172,7 +189,14 @@ def vllm_text(streamed: bool = False) -> Any:
 
 
 def sglang_chat() -> dict[str, Any]:
-    """SGLang's answer: the ids are in the meta information of the choice."""
+    """SGLang's answer to a chat completion with return_meta_info, return_prompt_token_ids and logprobs.
+
+    The two parameters, and the fields of a choice that they fill, are those of ``ChatCompletionRequest`` and
+    ``ChatCompletionResponseChoice`` in SGLang's main branch of 2026; which release was the first to have them was not
+    looked up. Older ones ignore them, and give neither field. ``meta_info`` is that of SGLang's own ``/generate``:
+    its ``output_token_logprobs`` are lists of a log-probability, the id of the token, and its text or null
+    (``return_text_in_logprobs``).
+    """
     return {
         "id": "9a1f",
         "object": "chat.completion",
@@ -210,8 +234,23 @@ def sglang_chat() -> dict[str, Any]:
     }
 
 
-def responses_events() -> list[tuple[str, dict[str, Any]]]:
-    """A stream of the Responses API: a text and the call of a function."""
+def vllm_tokens_as_ids(answer: dict[str, Any]) -> dict[str, Any]:
+    """The same answer of a vLLM that writes tokens as ids, and gives these nowhere else.
+
+    That is its option ``--return-tokens-as-token-ids``, of 2024 and so older than ``return_token_ids``, or the
+    parameter ``return_tokens_as_token_ids`` of a request: each ``token`` of the log-probabilities reads
+    ``token_id:13048``.
+    """
+    answer = copy.deepcopy(answer)
+    answer.pop("prompt_token_ids", None)
+    for choice in answer["choices"]:
+        for entry, token in zip(choice["logprobs"]["content"], choice.pop("token_ids"), strict=True):
+            entry["token"] = f"token_id:{token}"
+    return answer
+
+
+def responses_events(calls: bool = True) -> list[tuple[str, dict[str, Any]]]:
+    """A stream of OpenAI's Responses API: a text, and the call of a function."""
     response = {"id": "resp_1", "object": "response", "model": "m", "status": "in_progress", "output": []}
     text = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
     text["content"] = [{"type": "output_text", "text": "Hello there", "annotations": []}]
@@ -264,16 +303,18 @@ def responses_events() -> list[tuple[str, dict[str, Any]]]:
             "delta": ": 1}",
         },
         {"type": "response.output_item.done", "output_index": 1, "item": call},
-        {
-            "type": "response.completed",
-            "response": {**response, "status": "completed", "output": [text, call], "usage": usage},
-        },
     ]
+    output = [text, call]
+    if not calls:
+        events = [event for event in events if event.get("output_index") != 1]
+        output = [text]
+    whole = {**response, "status": "completed", "output": output, "usage": usage}
+    events.append({"type": "response.completed", "response": whole})
     return [(str(event["type"]), {**event, "sequence_number": i}) for i, event in enumerate(events)]
 
 
 def anthropic_events() -> list[tuple[str, dict[str, Any]]]:
-    """A stream of the Messages API: a text and the use of a tool."""
+    """A stream of Anthropic's Messages API: a text and the use of a tool."""
     start = {
         "id": "msg_1",
         "type": "message",
@@ -315,3 +356,14 @@ def anthropic_events() -> list[tuple[str, dict[str, Any]]]:
         {"type": "message_stop"},
     ]
     return [(str(event["type"]), event) for event in events]
+
+
+def anthropic_message() -> dict[str, Any]:
+    """The same as a whole answer."""
+    events = [event for _, event in anthropic_events()]
+    content = [
+        {"type": "text", "text": "Let me look."},
+        {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}},
+    ]
+    usage = {"input_tokens": 5, "output_tokens": 9}
+    return {**events[0]["message"], "content": content, "stop_reason": "tool_use", "usage": usage}

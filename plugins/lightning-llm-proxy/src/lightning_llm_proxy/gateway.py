@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from typing import Any, cast
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
@@ -94,7 +95,7 @@ class Gateway:
 
     def _models(self, target: Target) -> web.Response:
         models = list_models(self.upstreams.names)
-        name = target.path.partition("/")[2]
+        name = unquote(target.path.partition("/")[2])
         if not name:
             return plain(models)
         for model in models["data"]:
