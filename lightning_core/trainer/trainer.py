@@ -69,7 +69,8 @@ class Trainer(ParallelWorkerBase):
         runner: Runs the rollouts.
         strategy: Where algorithm and runners execute.
         algorithm: What learns.
-        llm_proxy: Proxy between agents and models.
+        llm_proxy: Proxy between agents and models. One such as ``gateway`` is put in front of the models that a run
+            starts from, the engine's and those of ``initial_resources``: agents call them through it.
         n_workers: Deprecated, use ``n_runners``.
         max_tasks: Deprecated, use ``max_rollouts``.
         daemon: Deprecated. Whether the worker processes of a v0.1 server are daemonic, as they are by default; without
@@ -152,6 +153,7 @@ class Trainer(ParallelWorkerBase):
             "adapter": describe(adapter, self.adapter),
             "algorithm": describe(algorithm, self.algorithm),
             "engine": describe(engine, self.engine),
+            "llm_proxy": describe(llm_proxy, self.llm_proxy),
             "hooks": [type(hook).__name__ for hook in self.hooks],
         }
 
@@ -364,6 +366,7 @@ class Trainer(ParallelWorkerBase):
         bundle: AlgorithmBundle,
         resume: bool | str | None,
     ) -> TrainingResult:
+        from lightning_core.trainer.proxied import behind_proxy
         from lightning_core.trainer.resumption import wanted_run
         from lightning_core.trainer.session import RunSession
 
@@ -381,11 +384,11 @@ class Trainer(ParallelWorkerBase):
         try:
             for hook in self.hooks:
                 hook.init()
-            resources = self.start_engine()
-            algorithm.set_initial_resources(resources)
-            bridge.run_sync(session.begin(algorithm, resources))
-            with rare_collections():
-                self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
+            with behind_proxy(self.llm_proxy, self.start_engine(), session.scope) as resources:
+                algorithm.set_initial_resources(resources)
+                bridge.run_sync(session.begin(algorithm, resources))
+                with rare_collections():
+                    self.strategy.execute(bundle, RunnerBundle(self, agent, session.run_id), session.scope)
             if bundle.completed:
                 status = "succeeded"
             else:
