@@ -7,6 +7,7 @@ from collections import Counter
 from statistics import fmean
 from typing import Any
 
+from lightning_core.adapter.advice import NO_REWARD
 from lightning_core.algorithm.base import FastAlgorithm
 from lightning_core.emitter import find_final_reward
 from lightning_core.errors import ConfigurationError
@@ -102,10 +103,7 @@ class Baseline(FastAlgorithm):
         if done and not statuses["succeeded"]:
             logger.warning("no rollout succeeded, so there is nothing to learn from: the reasons are above")
         elif done and not rewards:
-            logger.warning(
-                "no rollout gave a reward, so there is nothing to learn from: return it from the agent, or call "
-                "emit_reward"
-            )
+            logger.warning("no rollout gave a reward, so there is nothing to learn from: %s", NO_REWARD)
         self.log_metrics(
             mode=mode,
             epoch=epoch,

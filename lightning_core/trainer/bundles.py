@@ -94,7 +94,7 @@ class AlgorithmBundle:
             # Made without one: the store of the run is known here only, where the algorithm will start it.
             proxy.set_store(scope)
         if self._algorithm.needs and isinstance(scope, RunStore):
-            from lightning_core.trainer.check_first import FirstLook
+            from lightning_core.trainer.check.first_look import FirstLook
 
             async with FirstLook(self._algorithm, scope, self._tracer).beside():
                 await self._run()

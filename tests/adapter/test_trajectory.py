@@ -339,7 +339,7 @@ def test_trap_20_turns_without_ids_are_named_with_what_to_do(caplog: pytest.LogC
     assert "1 of 3 turns are in no trajectory" in caplog.text
     text = str(adapter.explain(spans))
     assert "turn #1 [0000000000000002] stays apart: prompt token ids: missing" in text
-    assert "llm_proxy='gateway'" in text
+    assert 'llm_proxy="gateway"' in text
     assert "trajectory 0: 2 turns, 4 tokens, 2 of them sampled; rewards: none, none" in text
 
 
@@ -347,7 +347,7 @@ def test_trap_23_no_token_ids_at_all_is_an_empty_result_with_its_reason() -> Non
     explanation = TrajectoryAdapter(Reading()).explain(make_trace([call(None, None), call(None, [1])]))
     assert explanation.results == 0
     assert "none of 2 turns has token ids" in (explanation.empty_because or "")
-    assert "llm_proxy='gateway'" in (explanation.empty_because or "")
+    assert 'llm_proxy="gateway"' in (explanation.empty_because or "")
 
 
 def test_an_explanation_names_branches() -> None:

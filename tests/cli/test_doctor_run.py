@@ -16,7 +16,7 @@ from lightning_core.cli.doctor_run import first_task
 from lightning_core.cli.loading import load_agent
 from lightning_core.errors import ConfigurationError
 from lightning_core.plugin import PluginManager
-from lightning_core.trainer.check_watch import SDKS
+from lightning_core.trainer.check.watch import SDKS
 
 AGENTS = """
 from lightning_core import LitAgent, rollout

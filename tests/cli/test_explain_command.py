@@ -138,7 +138,7 @@ def test_trap_23_missing_token_ids_come_with_what_to_do(store: str, reader: str)
     (problem,), verdict = problems(store, "no ids")
     missing = "the engine gave no prompt token ids, the engine gave no response token ids"
     assert problem["text"] == f"1 of 1 calls: {missing}"
-    assert "Trainer(llm_proxy='gateway')" in problem["fix"]
+    assert 'Trainer(llm_proxy="gateway")' in problem["fix"]
     assert verdict.startswith("nothing to train on")
     assert "1 of 1 succeeded with a reward" in verdict
 

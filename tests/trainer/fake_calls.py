@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_core.emitter.context import emit_span
@@ -27,11 +28,16 @@ def answer(content: str = "ho", *, ids: bool = True, logprobs: bool = False) -> 
 
 
 def emit_call(
-    content: str = "ho", *, ids: bool = True, logprobs: bool = False, answered: bool = True
+    content: str = "ho",
+    *,
+    ids: bool = True,
+    logprobs: bool = False,
+    answered: bool = True,
+    also: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record a call in the current trace, in OpenInference's form."""
+    """Record a call in the current trace, in OpenInference's form, with further attributes."""
     request = {"model": "asked", "messages": [{"role": "user", "content": "hi"}]}
-    attributes = {"openinference.span.kind": "LLM", "input.value": json.dumps(request)}
+    attributes = {"openinference.span.kind": "LLM", "input.value": json.dumps(request), **(also or {})}
     if answered:
         attributes["output.value"] = json.dumps(answer(content, ids=ids, logprobs=logprobs))
     emit_span("ChatCompletion", attributes)

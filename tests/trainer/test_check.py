@@ -25,7 +25,7 @@ from lightning_core import (
     emit_reward,
     rollout,
 )
-from lightning_core.adapter import Explanation, TraceAdapter
+from lightning_core.adapter import Explanation, TraceAdapter, advice
 from lightning_core.algorithm import Baseline, Need
 from lightning_core.bridge import run_sync
 from lightning_core.emitter.context import emit_span, emitting_tracer
@@ -33,9 +33,9 @@ from lightning_core.errors import ConfigurationError, EngineError, VetoRollout
 from lightning_core.store.base import StoreCapabilities
 from lightning_core.tracer import DummyTracer
 from lightning_core.trainer import CheckPoint, CheckReport
-from lightning_core.trainer.check_evidence import Evidence
-from lightning_core.trainer.check_points import Seen, check_points
-from lightning_core.trainer.check_watch import SDKS, Watch
+from lightning_core.trainer.check.evidence import Evidence
+from lightning_core.trainer.check.points import Seen, check_points
+from lightning_core.trainer.check.watch import SDKS, Watch
 from lightning_core.types import Attempt, RolloutV2, Span
 
 from .fake_calls import answer, emit_call
@@ -448,6 +448,24 @@ class TestCallsAndTokens:
         assert (found.level, found.text) == (level, "missing in 1 of 1 call")
         assert "the engine gave no prompt token ids" in found.details[0]
         assert "gateway" in found.fix
+
+    @pytest.mark.parametrize("first", ["traced", "through the gateway"])
+    def test_token_ids_that_the_gateway_did_not_get_are_the_engines_fault(self, first: str) -> None:
+        def act() -> float:
+            through = {"lightning.llm_proxy.upstream": "u"}
+            emit_call("a", ids=False, also=through if first == "through the gateway" else None)
+            emit_call("b", ids=False, also=through)
+            return 1.0
+
+        assert "the gateway got none" in point(check(act), "token ids").fix
+
+    def test_token_ids_of_calls_beside_the_gateway(self) -> None:
+        def act() -> float:
+            emit_call("a", also={"lightning.llm_proxy.upstream": "u"})
+            emit_call("b", ids=False)
+            return 1.0
+
+        assert point(check(act), "token ids").fix == advice.NO_TOKEN_IDS
 
     def test_token_ids_in_some_calls(self) -> None:
         def act() -> float:

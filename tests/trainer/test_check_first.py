@@ -25,8 +25,8 @@ from lightning_core.algorithm import Need
 from lightning_core.bridge import run_sync
 from lightning_core.errors import CaptureError, ConfigurationError
 from lightning_core.store.base import EnqueueRequest, StoreCapabilities
-from lightning_core.trainer import check_first
-from lightning_core.trainer.check_first import FirstLook
+from lightning_core.trainer.check import first_look
+from lightning_core.trainer.check.first_look import FirstLook
 from lightning_core.trainer.scope import run_store
 from lightning_core.types import Dataset, RolloutMode, RolloutV2, Span
 
@@ -37,7 +37,7 @@ PROMPT = {"prompt": PromptTemplate(template="{question}")}
 
 @pytest.fixture(autouse=True)
 def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_first, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(first_look, "SETTLE_SECONDS", 0)
 
 
 class Learner(FastAlgorithm):
@@ -97,7 +97,16 @@ class TestSomethingIsMissing:
                 lambda task: emit_call(ids=False),
                 "the engine gave no prompt token ids; .*no response.*gateway",
             ),
-            ("token_ids", lambda task: emit_call(answered=False), "no answer of a model was recorded"),
+            (
+                "token_ids",
+                lambda task: emit_call(ids=False, also={"lightning.llm_proxy.upstream": "u"}),
+                "no response token ids. To put it right: the gateway got none from what serves the model",
+            ),
+            (
+                "token_ids",
+                lambda task: emit_call(answered=False),
+                "no answer of a model was recorded. To put it right: let the instrumentation record contents",
+            ),
             ("logprobs", lambda task: emit_call(), "the engine gave no log-probabilities.*logprobs=True"),
         ],
     )
@@ -147,7 +156,7 @@ class TestSomethingIsMissing:
 
     def test_the_first_one_without_is_logged_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
         trainer(Learner("rewards")).fit(acting(lambda task: None if task == 0 else 1), list(range(5)))
-        (record,) = [record for record in caplog.records if record.name.endswith("check_first")]
+        (record,) = [record for record in caplog.records if record.name.endswith("first_look")]
         assert "Learner needs rewards, and rollout" in record.getMessage()
         assert record.levelno == logging.WARNING
 
@@ -195,7 +204,7 @@ class TestNothingIsMissing:
         def refuse(*_: Any) -> None:
             raise AssertionError
 
-        monkeypatch.setattr(check_first, "FirstLook", refuse)
+        monkeypatch.setattr(first_look, "FirstLook", refuse)
         assert trainer(Learner()).fit(acting(nothing), list(range(5))).status == "succeeded"
 
     def test_spans_may_come_a_little_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +227,7 @@ class TestNothingIsMissing:
                     )
                 )
 
-        monkeypatch.setattr(check_first, "SETTLE_SECONDS", 123)
+        monkeypatch.setattr(first_look, "SETTLE_SECONDS", 123)
         monkeypatch.setattr(asyncio, "sleep", late)
         assert train.fit(acting(nothing), list(range(30))).status == "succeeded"
 
@@ -361,7 +370,7 @@ class TestBeside:
             await run()
 
     async def test_no_more_than_the_most_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(check_first, "MOST_ROLLOUTS", 5)
+        monkeypatch.setattr(first_look, "MOST_ROLLOUTS", 5)
         look = self.look()
         async with look.beside():
             rollouts = [RolloutV2(rollout_id=f"ro-{number}", input=0, start_time=0) for number in range(9)]

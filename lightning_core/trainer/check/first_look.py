@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from lightning_core.errors import CaptureError
-from lightning_core.trainer.check_evidence import REMEDIES, Evidence
+from lightning_core.trainer.check.evidence import Evidence
 from lightning_core.types import RolloutV2
 
 if TYPE_CHECKING:
@@ -156,17 +156,20 @@ class FirstLook:
 
     async def _make_certain(self, need: Need) -> None:
         await asyncio.sleep(SETTLE_SECONDS)
+        remedy = ""
         for rollout_id in self._lacking[need]:
-            if Evidence.of(await self._scope.query_spans(rollout_id, "latest")).lack(need) is None:
+            evidence = Evidence.of(await self._scope.query_spans(rollout_id, "latest"))
+            if evidence.lack(need) is None:
                 del self._lacking[need]
                 return
+            remedy = evidence.remedy(need)
         names = list(self._lacking[need])
         first = "the first rollout" if len(names) == 1 else f"each of the first {len(names)} rollouts"
         reason = self._lacking[need][names[-1]]
         tracer = f" (the tracer is {self._tracer})" if need == "llm_calls" and self._tracer else ""
         raise CaptureError(
             f"{self._name} needs {_named(need)}, and {first} that succeeded has none: {reason}{tracer}. To put it "
-            f"right: {REMEDIES[need]}. Trainer.check(agent, task) and `lightning-core doctor run` show what one "
+            f"right: {remedy}. Trainer.check(agent, task) and `lightning-core doctor run` show what one "
             f"rollout holds; looked at were {', '.join(names)}"
         )
 

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from lightning_core.adapter import advice
 from lightning_core.algorithm.base import Need
 from lightning_core.emitter import get_reward_value, is_reward_span
 from lightning_core.types import LLMCall, Span, is_llm_call
 
-__all__ = ["REMEDIES", "Evidence", "FoundReward"]
-
-REMEDIES: Final[Mapping[Need, str]] = {
-    "rewards": "return the reward from the agent as a number, 0.0 where it did not do its task, or call emit_reward",
-    "llm_calls": (
-        'use a tracer that records calls, such as Trainer(tracer={"type": "otel", "instrument": ["openai"]}), or send '
-        'them through Trainer(llm_proxy="gateway")'
-    ),
-    "token_ids": (
-        "use an engine that gives them, such as llamacpp or vLLM with return_token_ids, through "
-        'Trainer(llm_proxy="gateway"), which asks for them; they are never made from text'
-    ),
-    "logprobs": 'ask the engine for them with logprobs=True, or let Trainer(llm_proxy="gateway") ask',
-}
-"""What to do when something is missing."""
+__all__ = ["Evidence", "FoundReward"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +106,25 @@ class Evidence:
         if any(call.choices[0].logprobs for call in self.answered):
             return None
         return "the engine gave no log-probabilities"
+
+    def remedy(self, need: Need) -> str:
+        """Say what to do where the trace does not hold what is needed."""
+        if need == "rewards":
+            return advice.NO_REWARD
+        if need == "llm_calls" or not self.calls:
+            return advice.NO_CALLS
+        if not self.answered:
+            return advice.NO_CONTENT
+        if need == "logprobs":
+            return advice.NO_LOGPROBS
+        lacking = [
+            span.attributes for span in self.spans if is_llm_call(span.attributes) and not _has_ids(span)
+        ]
+        return advice.token_ids_advice(*lacking)
+
+
+def _has_ids(span: Span) -> bool:
+    call = LLMCall.from_span(span)
+    return call.prompt_token_ids.ids is not None and all(
+        choice.token_ids.ids is not None for choice in call.choices[:1]
+    )

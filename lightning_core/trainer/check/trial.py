@@ -6,8 +6,6 @@ import gc
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ConfigDict, Field
-
 from lightning_core import bridge
 from lightning_core.errors import UnserializableValueError
 from lightning_core.execution.shared_memory import SharedMemoryExecutionStrategy
@@ -15,12 +13,12 @@ from lightning_core.store.base import LightningStore, StoreCapabilities
 from lightning_core.store.memory import InMemoryLightningStore
 from lightning_core.trainer.arguments import check_agent
 from lightning_core.trainer.bundles import serve_worker
-from lightning_core.trainer.check_evidence import Evidence
-from lightning_core.trainer.check_points import CheckPoint, Level, Seen, check_points
-from lightning_core.trainer.check_watch import Watch
+from lightning_core.trainer.check.evidence import Evidence
+from lightning_core.trainer.check.points import Seen, check_points
+from lightning_core.trainer.check.report import CheckPoint, CheckReport
+from lightning_core.trainer.check.watch import Watch
 from lightning_core.trainer.proxied import behind_proxy
-from lightning_core.types import LLM, FailureReason, NamedResources, RolloutConfig, RolloutStatus, Span
-from lightning_core.types._model import Model
+from lightning_core.types import LLM, NamedResources, RolloutConfig
 
 if TYPE_CHECKING:
     from lightning_core.algorithm.base import Need
@@ -28,61 +26,12 @@ if TYPE_CHECKING:
     from lightning_core.litagent.agent import LitAgent
     from lightning_core.trainer.trainer import Trainer
 
-__all__ = ["CheckPoint", "CheckReport", "run_check"]
+__all__ = ["run_check"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_NEEDS: Final[frozenset[Need]] = frozenset({"rewards"})
 """What an algorithm is taken to need as long as none is chosen."""
-
-
-class CheckReport(Model):
-    """What ``Trainer.check`` has found. ``str()`` gives it as text.
-
-    Attributes:
-        agent: What the agent is called.
-        status: How its rollout ended; ``None`` if it could not be run at all.
-        reason: Why, unless it succeeded.
-        reward: The final reward, if there is one.
-        points: What was looked at, each with what was found.
-        spans: The spans of the rollout, in the order of their sequence ids.
-    """
-
-    model_config = ConfigDict(defer_build=True, extra="forbid")
-
-    agent: str
-    status: RolloutStatus | None = None
-    reason: FailureReason | None = None
-    reward: float | None = None
-    points: list[CheckPoint] = Field(default_factory=list[CheckPoint])
-    spans: list[Span] = Field(default_factory=list[Span], exclude=True, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is a problem."""
-        return not self.problems
-
-    @property
-    def problems(self) -> list[CheckPoint]:
-        """The points that are a problem."""
-        return self._of("problem")
-
-    @property
-    def warnings(self) -> list[CheckPoint]:
-        """The points that may become one."""
-        return self._of("warning")
-
-    def _of(self, level: Level) -> list[CheckPoint]:
-        return [point for point in self.points if point.level == level]
-
-    def summary(self) -> str:
-        """Return the report in one line."""
-        counts = [(len(self.problems), "problem"), (len(self.warnings), "warning")]
-        said = ", ".join(f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count)
-        return f"one rollout of {self.agent}: {said or 'nothing is wrong'}"
-
-    def __str__(self) -> str:
-        return "\n".join([self.summary(), *(line for point in self.points for line in point.lines())])
 
 
 class _TrialStore(InMemoryLightningStore):

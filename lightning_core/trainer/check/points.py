@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field
-
-from lightning_core.litagent.functional import FunctionalLitAgent
-from lightning_core.trainer.check_evidence import REMEDIES, Evidence
-from lightning_core.types import LLM, Attempt, NamedResources, RolloutV2
-from lightning_core.types._model import Model
+from lightning_core.adapter import advice
+from lightning_core.trainer.check.evidence import Evidence
+from lightning_core.trainer.check.idle import find_idle
+from lightning_core.trainer.check.report import CheckPoint, Level, counted
+from lightning_core.types import Attempt, NamedResources, RolloutV2
 
 if TYPE_CHECKING:
     from lightning_core.adapter.base import TraceAdapter
     from lightning_core.algorithm.base import Need
     from lightning_core.litagent.agent import LitAgent
-    from lightning_core.trainer.check_watch import Watch
+    from lightning_core.trainer.check.watch import Watch
 
-__all__ = ["CheckPoint", "Level", "Seen", "check_points"]
-
-Level = Literal["ok", "warning", "problem"]
-
-_UNREAD: Final = "read streams to their end, and await background work before the agent returns"
-_INSTRUMENTED_BY_OTEL: Final = ("openai", "anthropic", "langchain", "litellm", "openai-agents")
-
-
-class CheckPoint(Model):
-    """What was found about one thing.
-
-    Attributes:
-        name: What was looked at, such as ``reward``.
-        level: ``problem`` if training on it would fail or learn the wrong thing, ``warning`` if it may.
-        text: What was found.
-        fix: What to do about it; empty where nothing is to be done.
-        details: Lines that say more, such as a traceback.
-    """
-
-    model_config = ConfigDict(defer_build=True, extra="forbid")
-
-    name: str
-    level: Level
-    text: str
-    fix: str = ""
-    details: list[str] = Field(default_factory=list[str])
-
-    def lines(self) -> list[str]:
-        """Return the point as text, line by line."""
-        lines = [
-            f"  {self.level + ':':<9}{self.name}: {self.text}",
-            *(f"      {line}" for line in self.details),
-        ]
-        return [*lines, f"      fix: {self.fix}"] if self.fix else lines
+__all__ = ["Seen", "check_points"]
 
 
 @dataclass(frozen=True)
@@ -157,11 +122,11 @@ def _calls(seen: Seen) -> CheckPoint:
             name="llm calls",
             level=seen.level("llm_calls"),
             text="none was recorded",
-            fix="see the tracer below" if seen.watch.sent else REMEDIES["llm_calls"],
+            fix="see the tracer below" if seen.watch.sent else evidence.remedy("llm_calls"),
         )
     models = sorted({call.model for call in evidence.calls if call.model})
     failed = len(evidence.calls) - len(evidence.answered)
-    text = _number(len(evidence.calls), "recorded call") + (f" of {', '.join(models)}" if models else "")
+    text = counted(len(evidence.calls), "recorded call") + (f" of {', '.join(models)}" if models else "")
     if failed:
         return CheckPoint(
             name="llm calls",
@@ -185,23 +150,21 @@ def _tracer(seen: Seen) -> CheckPoint:
             name="tracer",
             level="warning",
             text=f"{', '.join(silent)} is imported, and the tracer {seen.tracer} would not see its calls",
-            fix=_instrument(silent),
+            fix=advice.instrument_advice(silent),
         )
     hosts = ", ".join(sorted({call.host for call in answered}))
-    made = _number(len(answered), "call")
+    made = counted(len(answered), "call")
     text = f"the agent made {made} of a language model at {hosts}, and the tracer {seen.tracer} has recorded none"
     if silent:
-        text, fix = f"{text}: {', '.join(silent)} is not instrumented", _instrument(silent)
+        text, fix = f"{text}: {', '.join(silent)} is not instrumented", advice.instrument_advice(silent)
     elif not all(call.traced for call in answered):
         text += ": they were made outside of the rollout's context, in a thread that does not have it"
-        fix = (
-            "start the thread's work with contextvars.copy_context().run(function), or use asyncio.to_thread"
-        )
+        fix = advice.NO_CONTEXT
     elif watch.unended:
         text += (
-            f": {_number(watch.unended, 'span')} had not ended, such as that of a stream not read to its end"
+            f": {counted(watch.unended, 'span')} had not ended, such as that of a stream not read to its end"
         )
-        fix = _UNREAD
+        fix = advice.UNFINISHED
     elif watch.imported:
         text += f", though {', '.join(watch.imported)} is instrumented"
         fix = (
@@ -210,19 +173,8 @@ def _tracer(seen: Seen) -> CheckPoint:
         )
     else:
         text += ": they were made without a client that can be instrumented"
-        fix = 'send them through Trainer(llm_proxy="gateway"), which records what passes'
+        fix = advice.NO_CLIENT
     return CheckPoint(name="tracer", level=seen.unseen, text=text, fix=fix)
-
-
-def _instrument(names: Sequence[str]) -> str:
-    known = [name for name in names if name in _INSTRUMENTED_BY_OTEL]
-    if not known:
-        return 'send its calls through Trainer(llm_proxy="gateway"), which records what passes'
-    listed = ", ".join(f'"{name}"' for name in known)
-    return (
-        f'Trainer(tracer={{"type": "otel", "instrument": [{listed}]}}), after '
-        f"pip install 'lightning-tracer-otel[{','.join(known)}]'"
-    )
 
 
 def _tokens(seen: Seen) -> Iterator[CheckPoint]:
@@ -235,14 +187,14 @@ def _tokens(seen: Seen) -> Iterator[CheckPoint]:
     missing, every = sum(without.values()), sum(found.values()) + sum(without.values())
     if not missing:
         yield CheckPoint(
-            name="token ids", level="ok", text=f"in all of {_number(every, 'call')}", details=details
+            name="token ids", level="ok", text=f"in all of {counted(every, 'call')}", details=details
         )
     else:
         yield CheckPoint(
             name="token ids",
             level="warning" if found else seen.level("token_ids"),
-            text=f"missing in {missing} of {_number(every, 'call')}",
-            fix=REMEDIES["token_ids"],
+            text=f"missing in {missing} of {counted(every, 'call')}",
+            fix=evidence.remedy("token_ids"),
             details=details,
         )
     lacking = evidence.lack("logprobs")
@@ -251,7 +203,7 @@ def _tokens(seen: Seen) -> Iterator[CheckPoint]:
             name="log-probabilities",
             level="ok" if lacking is None else seen.level("logprobs"),
             text=lacking or "recorded",
-            fix="" if lacking is None else REMEDIES["logprobs"],
+            fix="" if lacking is None else evidence.remedy("logprobs"),
         )
 
 
@@ -259,7 +211,9 @@ def _reward(seen: Seen) -> CheckPoint:
     evidence = seen.evidence
     lacking = evidence.lack("rewards")
     if lacking is not None:
-        return CheckPoint(name="reward", level=seen.level("rewards"), text=lacking, fix=REMEDIES["rewards"])
+        return CheckPoint(
+            name="reward", level=seen.level("rewards"), text=lacking, fix=evidence.remedy("rewards")
+        )
     invalid = sum(reward.value is None for reward in evidence.rewards)
     final = evidence.final_reward
     if invalid:
@@ -308,17 +262,16 @@ def _spans(seen: Seen) -> CheckPoint:
         return CheckPoint(
             name="spans",
             level=seen.unseen,
-            text=f"the agent made {_number(len(answered), 'call')} of a language model, and {calls} are recorded"
+            text=f"the agent made {counted(len(answered), 'call')} of a language model, and {calls} are recorded"
             + (f"; {untraced} were made outside of the rollout's context" if untraced else ""),
-            fix="start threads with contextvars.copy_context().run(function), read streams to their end, and await "
-            "background work before the agent returns",
+            fix=f"{advice.NO_CONTEXT}; {advice.UNFINISHED}",
         )
     if watch.unended:
         return CheckPoint(
             name="spans",
             level="warning",
-            text=f"{_number(watch.unended, 'span')} had not ended when the agent had, and may come too late",
-            fix=_UNREAD,
+            text=f"{counted(watch.unended, 'span')} had not ended when the agent had, and may come too late",
+            fix=advice.UNFINISHED,
         )
     orphans = [span for span in spans if span.parent_id and span.parent_id not in known]
     if orphans:
@@ -367,57 +320,11 @@ def _settings(seen: Seen) -> Iterator[CheckPoint]:
     """What was set and had no effect."""
     found = [(text, "leave it out, or use what it is for") for text in seen.watch.idle]
     if seen.rollout.status == "succeeded":
-        agent: Any = seen.agent
-        if isinstance(agent, FunctionalLitAgent):
-            taken: set[str] = agent.taken(seen.resources)
-            found += [
-                (
-                    f"the agent takes no resource {name!r} ({type(resource).__name__}), so tuning it changes nothing",
-                    "give the agent a parameter for it: llm, prompt_template or resources",
-                )
-                for name, resource in seen.resources.items()
-                if name not in taken
-            ]
-        for name, resource in seen.resources.items():
-            if isinstance(resource, LLM) and seen.watch.sent:
-                found += _unused(name, resource, seen)
+        found += find_idle(seen.agent, seen.resources, seen.watch.sent)
     for text, fix in found:
         yield CheckPoint(name="settings", level="warning", text=text, fix=fix)
     if not found:
         yield CheckPoint(name="settings", level="ok", text="none is known to have had no effect")
-
-
-def _unused(name: str, llm: LLM, seen: Seen) -> Iterator[tuple[str, str]]:
-    """What of a model's endpoint, name and sampling parameters reached no call."""
-    endpoint = llm.get_base_url()
-    host = urlsplit(endpoint).netloc
-    calls = [call.body for call in seen.watch.sent if call.host == host]
-    if not calls:
-        others = ", ".join(sorted({call.host for call in seen.watch.sent}))
-        yield (
-            f"no call went to the endpoint of {name!r} ({endpoint}), but to {others}",
-            f"make the client with base_url={name}.get_base_url() and api_key={name}.api_key",
-        )
-        return
-    bodies = [body for body in calls if body]
-    if not bodies:
-        return
-    models = {str(body.get("model")) for body in bodies}
-    if llm.model not in models:
-        yield (
-            f"no call asked for the model of {name!r} ({llm.model}), but for {', '.join(sorted(models))}",
-            f"pass model={name}.model",
-        )
-    ignored = [key for key, value in llm.sampling_parameters.items() if not _carried(key, value, bodies)]
-    if ignored:
-        yield (
-            f"no call carried {', '.join(f'{key}={llm.sampling_parameters[key]!r}' for key in ignored)} of {name!r}",
-            f"pass **{name}.sampling_parameters",
-        )
-
-
-def _carried(key: str, value: Any, bodies: Sequence[Mapping[str, Any]]) -> bool:
-    return any(key in body and body[key] == value for body in bodies)
 
 
 def _logged(seen: Seen) -> Iterator[CheckPoint]:
@@ -429,7 +336,3 @@ def _logged(seen: Seen) -> Iterator[CheckPoint]:
             text=line.text,
             fix="see the traceback in the log: `lightning-core --debug doctor run`" if error else "",
         )
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
