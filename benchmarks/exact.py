@@ -53,7 +53,8 @@ async def compare(count: int) -> dict[str, Counter[str]]:
     ):
         proxies = {form: exact if exactly else plain for form, (_, exactly) in FORMS.items()}
         urls = {form: proxies[form].as_resource().get_base_url(*attempts[form]) for form in FORMS}
-        async with aiohttp.ClientSession() as session:
+        # Connections that wait for long are closed by the servers.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
 
             async def ask(base_url: str, **request: Any) -> bytes:
                 async with session.post(f"{base_url}/chat/completions", json=request) as response:
