@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lightning_core.adapter import TraceAdapter
 from lightning_core.algorithm import FastAlgorithm
 from lightning_core.litagent import LitAgent
 from lightning_core.runner import AgentRunnerV2, BaseRunner
@@ -265,3 +266,20 @@ def test_a_trainer_has_what_it_was_given_under_the_names_of_the_reference() -> N
     assert type(trainer.strategy).__name__ == "SharedMemoryExecutionStrategy"
     assert isinstance(trainer.runner, AgentRunnerV2)
     assert type(Trainer(tracer="lightning_core.tracer.dummy.DummyTracer").tracer) is DummyTracer
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_was_given_under_a_deprecated_name_is_found_under_both() -> None:
+    trainer = Trainer(
+        tracer="dummy", n_workers=2, max_tasks=7, daemon=False, triplet_exporter=_Counting, algorithm="mock"
+    )
+    assert (trainer.n_workers, trainer.n_runners) == (2, 2)
+    assert (trainer.max_tasks, trainer.max_rollouts) == (7, 7)
+    assert type(trainer.triplet_exporter) is type(trainer.adapter) is _Counting
+    assert trainer.daemon is False
+    assert Trainer(tracer="dummy").daemon is True
+
+
+class _Counting(TraceAdapter[int]):
+    def adapt(self, source: Any, /) -> int:
+        return len(source)
