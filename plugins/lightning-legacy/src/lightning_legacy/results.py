@@ -8,22 +8,24 @@ from lightning_core.types import AttemptedRollout, Rollout, RolloutV2, Task
 
 from .protocol import write
 
-__all__ = ["KEY", "REPORT", "RETRIEVED", "RUN_ID", "is_retrieved", "make_result", "make_task", "own_metadata"]
+__all__ = [
+    "REPORT",
+    "RETRIEVED",
+    "RUN_ID",
+    "is_retrieved",
+    "make_result",
+    "make_task",
+    "why_abandoned",
+    "write_report",
+]
 
 RUN_ID: Final = "legacy"
 """The run that all tasks of v0.1 servers belong to, so that they and others may share a store."""
 
-KEY: Final = "lightning_legacy"
-"""Begins the names of metadata that are not the task's own."""
-REPORT: Final = f"{KEY}.report"
-"""What the client has reported, as JSON."""
-RETRIEVED: Final = f"{KEY}.retrieved"
-"""Whether the result has been retrieved."""
-
-
-def own_metadata(rollout: RolloutV2) -> dict[str, Any]:
-    """Return the metadata that the task was queued with."""
-    return {name: value for name, value in rollout.metadata.items() if not name.startswith(f"{KEY}.")}
+REPORT: Final = "lightning_legacy.report"
+"""Metadata: what the client has reported, as JSON."""
+RETRIEVED: Final = "lightning_legacy.retrieved"
+"""Metadata: whether the result has been retrieved."""
 
 
 def make_task(rollout: RolloutV2) -> Task:
@@ -37,7 +39,7 @@ def make_task(rollout: RolloutV2) -> Task:
         create_time=rollout.start_time,
         last_claim_time=attempt.start_time if attempt is not None else None,
         num_claims=attempt.sequence_id if attempt is not None else None,
-        metadata=own_metadata(rollout),
+        metadata={key: value for key, value in rollout.metadata.items() if key not in (REPORT, RETRIEVED)},
     )
 
 
