@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lightning_core import LLM, AgentRunnerV2, InMemoryLightningStore, find_final_reward
 from lightning_core.errors import ConfigurationError, LightningError
 from lightning_core.litagent import (
     LitAgent,
@@ -20,6 +21,7 @@ from lightning_core.litagent import (
     call_rollout,
     is_v0_1_rollout_api,
 )
+from lightning_core.tracer import DummyTracer
 from lightning_core.types import RolloutMode, RolloutV2, Task
 
 
@@ -187,6 +189,38 @@ async def test_methods_of_the_v0_1_form_get_the_rollout_id(agent: LitAgent[Any],
     assert await call_rollout(agent.rollout_async, "t", resources, rollout) == expected
     if not agent.is_async():
         assert call_rollout(agent.rollout, "t", resources, rollout) == expected
+
+
+class OldReward(LitAgent[Any]):
+    seen: Any = None
+
+    def training_rollout(self, task: Any, rollout_id: str, resources: Any) -> float:  # type: ignore[override]
+        self.seen = (task, rollout_id, resources["llm"].model)
+        return 0.5
+
+
+class OldRewardAsync(LitAgent[Any]):
+    seen: Any = None
+
+    async def rollout_async(self, task: Any, rollout_id: str, resources: Any) -> float:  # type: ignore[override]
+        self.seen = (task, rollout_id, resources["llm"].model)
+        return 0.5
+
+
+class OldMainReward(OldReward):
+    def rollout(self, task: Any, rollout_id: str, resources: Any) -> float:  # type: ignore[override]
+        return self.training_rollout(task, rollout_id, resources)
+
+
+@pytest.mark.parametrize("agent", [OldReward(), OldRewardAsync(), OldMainReward()])
+@pytest.mark.filterwarnings("ignore:.*has the v0.1 form:DeprecationWarning")
+async def test_agents_of_the_v0_1_form_run_with_the_runner_of_today(agent: Any):
+    store, runner = InMemoryLightningStore(), AgentRunnerV2[Any](DummyTracer())
+    with runner.run_context(agent=agent, store=store):
+        done = await runner.step("t", resources={"llm": LLM(endpoint="http://localhost", model="small")})
+    assert done.status == "succeeded"
+    assert agent.seen == ("t", done.rollout_id, "small")
+    assert find_final_reward(await store.query_spans(done.rollout_id)) == 0.5
 
 
 def test_the_v0_1_form_is_told_by_its_rollout_id():
