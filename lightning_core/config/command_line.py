@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lightning_core.config.values import Given
 
 __all__ = ["CommandLine", "Section", "lightning_cli"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T2 = TypeVar("T2")
@@ -93,6 +96,7 @@ class CommandLine:
         try:
             yield
         except LightningError as error:
+            logger.debug("where it was found", exc_info=True)
             sys.stderr.write(f"{self.prog}: error: {error}\n")
             raise SystemExit(WRONG_USAGE) from None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, SecretStr
 
 from lightning_core import BaseTracer, Hook, LightningStore, Trainer
+from lightning_core.errors import ConfigurationError
 from lightning_core.types import NamedResources
 
 if TYPE_CHECKING:
@@ -133,3 +134,46 @@ class Note(Hook):
 
     def __init__(self, text: str = "") -> None:
         self.text = text
+
+
+class Schedule:
+    """A schedule.
+
+    Args:
+        start: Where it starts.
+    """
+
+    def __init__(self, start: float = 1.0) -> None:
+        self.start = start
+
+
+class Falling(Schedule):
+    """A schedule that falls.
+
+    Args:
+        by: By how much.
+    """
+
+    def __init__(self, by: int = 1, start: float = 2.0) -> None:
+        super().__init__(start)
+        self.by = by
+
+
+class Scheduled:
+    """Takes an object of another class."""
+
+    def __init__(self, schedule: Schedule, offset: int = 0) -> None:
+        self.schedule = schedule
+        self.offset = offset
+
+
+class Door:
+    """A class with a constructor that refuses.
+
+    Args:
+        password: What opens it.
+    """
+
+    def __init__(self, password: str = "sesame") -> None:
+        if password != "sesame":
+            raise ConfigurationError("the door stays closed")

@@ -340,6 +340,7 @@ def test_keys_are_never_printed(
     assert yaml.safe_load(text)["trainer"]["engine"] == {"type": "endpoint", "model": "m"}
     assert "hush" not in printed(Trainer, *arguments, "--help")
     assert "hush" not in printed(classes.Solver, "--size", "1", "--key", "hush", "--print-config")
+    assert "hush" not in printed(classes.Door, "--password", "hush", "--print-config")
     assert "hush" not in refused(Trainer, *arguments, "--trainer.engine.timeout", "never")
 
 

@@ -162,6 +162,40 @@ def test_two_classes_of_one_name_are_refused(classes: ModuleType) -> None:
         lightning_cli()
 
 
+def test_an_object_of_another_class_is_made_from_its_own_options(run: Run, classes: ModuleType) -> None:
+    scheduled = run(
+        classes.Scheduled, "--schedule", "cli_classes.Falling", "--schedule.by", "3", "--offset", "-1"
+    )
+    assert type(scheduled.schedule) is classes.Falling
+    assert (scheduled.schedule.by, scheduled.schedule.start, scheduled.offset) == (3, 2.0, -1)
+    Path("x.yaml").write_text(
+        "scheduled: {schedule: {class_path: cli_classes.Falling, init_args: {by: 4}}}", encoding="utf-8"
+    )
+    scheduled = run(classes.Scheduled, "--config", "x.yaml", "--scheduled.schedule.start", "5")
+    assert (scheduled.schedule.by, scheduled.schedule.start) == (4, 5.0)
+
+
+def test_a_class_may_be_given_as_a_whole(
+    run: Run, refused: Refused, classes: ModuleType, only_core: PluginManager
+) -> None:
+    trainer = run(
+        Trainer,
+        "--trainer",
+        '{"n_runners": 2, "algorithm": {"type": "mock", "n_epochs": 3}}',
+        "--trainer.dev",
+    )
+    assert (trainer.n_runners, trainer.algorithm.n_epochs, trainer.is_dev) == (2, 3, True)
+    message = refused(classes.Solver, "--solver", "{sise: 1}")
+    assert message.startswith("--solver: there is no key 'solver.sise'; did you mean 'size'? solver takes ")
+    assert refused(classes.Limits, "--limits", "3") == (
+        "--limits takes keys and values, such as those of --limits.most"
+    )
+
+
+def test_an_error_of_ours_in_a_constructor_is_a_message_too(refused: Refused, classes: ModuleType) -> None:
+    assert refused(classes.Door, "--password", "please") == "the door stays closed"
+
+
 # Parts
 
 
