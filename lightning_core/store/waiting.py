@@ -176,16 +176,22 @@ class WaitingRoom:
         chosen: list[Waiter] = []
         left = len(queued)
         left_of_run = Counter(queued)
+        asked: set[Request] = set()
         for waiter in self._for_work:
-            if waiter.request is not None and waiter.request in requests:
-                chosen.append(waiter)
-            elif waiter.run_id is None:
-                if left > 0:
+            request, run_id = waiter.request, waiter.run_id
+            if request is None or request not in requests:
+                if request in asked:
+                    # It is to get what the other one takes, and is woken for that.
+                    continue
+                if (left if run_id is None else left_of_run[run_id]) <= 0:
+                    continue
+                if run_id is None:
                     left -= 1
-                    chosen.append(waiter)
-            elif left_of_run[waiter.run_id] > 0:
-                left_of_run[waiter.run_id] -= 1
-                chosen.append(waiter)
+                else:
+                    left_of_run[run_id] -= 1
+            chosen.append(waiter)
+            if request is not None:
+                asked.add(request)
         return chosen
 
     def wake_workers(self) -> None:
