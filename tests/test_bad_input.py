@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
 from lightning_core import LLM, LitAgent, PromptTemplate, Trainer, algo, prompt_rollout, resolve, rollout
+from lightning_core.cli import main
 from lightning_core.errors import ConfigurationError, DatasetError, InvalidSpecError
 from lightning_core.runner import AgentRunnerV2
 from lightning_core.store import InMemoryLightningStore
@@ -153,3 +155,22 @@ def test_one_name_of_a_library_is_no_list_of_letters(name, package):
     made = type(resolve("tracer", name))
     with pytest.raises(ConfigurationError, match=rf"tracer '{name}': instrument must be .*\['openai'\]"):
         made(instrument="openai")
+
+
+# Commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plugin"], "No such command 'plugin'. Did you mean 'plugins'?"),
+        (["doctr", "run"], "No such command 'doctr'. Did you mean 'doctor'?"),
+        (["xyz"], "No such command 'xyz'."),
+        (["--debg"], "--debug"),
+        (["runs", "list", "--store", "sqlit:///x.db"], "unknown store 'sqlit'"),
+    ],
+)
+def test_a_command_that_does_not_exist_gets_the_nearest(arguments, message):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0
+    assert message in result.output
