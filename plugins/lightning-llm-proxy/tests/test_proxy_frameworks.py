@@ -33,11 +33,12 @@ def roles(call: LLMCall) -> list[str]:
 
 @pytest.fixture
 async def chat(base_url):
+    """A chat model of LangChain with connections of its own: those that it shares are never closed."""
     langchain = pytest.importorskip("langchain_openai")
-    chat = langchain.ChatOpenAI(model="m", base_url=base_url, api_key="none", max_retries=0)
-    yield chat
-    # It never closes its connections by itself.
-    await chat.root_async_client.close()
+    async with openai.DefaultAsyncHttpxClient() as connections:
+        yield langchain.ChatOpenAI(
+            model="m", base_url=base_url, api_key="none", max_retries=0, http_async_client=connections
+        )
 
 
 @pytest.fixture

@@ -176,18 +176,21 @@ async def said(attempt, *, ids: bool = True) -> list[str]:
 async def test_a_graph_of_langgraph(engine, attempt, url):
     langchain = pytest.importorskip("langchain_openai")
     langgraph = pytest.importorskip("langgraph.graph")
-    chat = langchain.ChatOpenAI(model=engine.model, base_url=url, api_key="none", max_tokens=5, max_retries=0)
+    async with openai.DefaultAsyncHttpxClient() as connections:
+        chat = langchain.ChatOpenAI(
+            model=engine.model, base_url=url, api_key="none", max_tokens=5, http_async_client=connections
+        )
 
-    async def model(state):
-        return {"messages": [await chat.ainvoke(state["messages"])]}
+        async def model(state):
+            return {"messages": [await chat.ainvoke(state["messages"])]}
 
-    graph = langgraph.StateGraph(langgraph.MessagesState)
-    graph.add_node("model", model)
-    graph.add_edge(langgraph.START, "model")
-    compiled = graph.compile()
-    whole = (await compiled.ainvoke({"messages": HELLO}))["messages"][-1].content
-    parts = [part.content async for part, _ in compiled.astream({"messages": HELLO}, stream_mode="messages")]
-    await chat.root_async_client.close()
+        graph = langgraph.StateGraph(langgraph.MessagesState)
+        graph.add_node("model", model)
+        graph.add_edge(langgraph.START, "model")
+        compiled = graph.compile()
+        whole = (await compiled.ainvoke({"messages": HELLO}))["messages"][-1].content
+        stream = compiled.astream({"messages": HELLO}, stream_mode="messages")
+        parts = [part.content async for part, _ in stream]
     assert await said(attempt) == [whole, "".join(parts)]
 
 
