@@ -14,6 +14,7 @@ import pytest
 from lightning_store_postgres import PostgresLightningStore, writer
 from lightning_store_postgres.settings import ConnectionLostError
 from lightning_store_postgres.testing import PostgresServer, find_fast_directory, find_server_binaries
+from lightning_store_postgres.wire import Statement, Wire
 
 from lightning_core.errors import StoreUnavailableError
 from lightning_core.store.base import EnqueueRequest
@@ -75,17 +76,21 @@ def spans(rollout, count=5):
     ]
 
 
-async def whole_rollouts(store, name, number):
-    """Run rollouts one after the other; returns their ids."""
+async def whole_rollouts(store, name, number, acknowledge=lambda: None):
+    """Run rollouts one after the other; returns their ids. ``acknowledge`` is called four times for each."""
     done = []
     for index in range(number):
         rollout = await store.start_rollout(
             f"{name}-{index}", worker_id=name, config=RolloutConfig(max_attempts=2)
         )
+        acknowledge()
         assert await store.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 1
+        acknowledge()
         batch = spans(rollout)
         assert await store.add_spans(batch[:2]) == 2
+        acknowledge()
         assert await store.add_spans(batch[2:]) == 3
+        acknowledge()
         await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
         done.append(rollout.rollout_id)
     return done
@@ -127,18 +132,25 @@ async def test_connections_that_are_terminated_all_the_time_lose_nothing_and_rep
     postgres_url, schema
 ):
     store = PostgresLightningStore(f"{postgres_url}?application_name={schema}", schema=schema)
-    work = asyncio.gather(*(whole_rollouts(store, f"w{number}", 10) for number in range(8)))
-    ended = 0
-    async with asyncio.timeout(PATIENCE):
+    acknowledged, ended = asyncio.Semaphore(0), 0
+
+    async def terminate():
+        # After so many operations, however long they take: by the clock, none might come to its end.
+        nonlocal ended
         async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
-            while not work.done():
+            for _ in range(8 * 10 * 4 // 10 - 1):
+                for _ in range(10):
+                    await acknowledged.acquire()
                 cursor = await connection.execute(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s",
                     [schema],
                 )
                 ended += (await cursor.fetchone())[0]
-                await asyncio.sleep(0.1)
-        ids = [rollout_id for part in await work for rollout_id in part]
+
+    async with asyncio.timeout(PATIENCE):
+        work = [whole_rollouts(store, f"w{number}", 10, acknowledged.release) for number in range(8)]
+        *parts, _ = await asyncio.gather(*work, terminate())
+    ids = [rollout_id for part in parts for rollout_id in part]
     assert ended > 5
     await check(store, ids)
     await store.close()
@@ -274,6 +286,18 @@ async def test_stores_that_share_nothing_but_the_database_wake_each_other(postgr
             assert [found.status for found in await end] == ["succeeded"]
     await one.close()
     await two.close()
+
+
+async def test_a_notification_that_came_along_with_results_is_not_waited_for(postgres_url, schema):
+    """It has been read from the socket already; those who wait would learn of it when the next one comes."""
+    store = PostgresLightningStore(postgres_url, schema=schema)
+    wire = await Wire.open(store._settings)
+    await wire.run([Statement(f"LISTEN {schema}")])
+    await wire.run([Statement(f"SELECT pg_notify('{schema}', 'something')")])
+    async with asyncio.timeout(PATIENCE):
+        assert await wire.notifications(10 * PATIENCE, asyncio.Event()) == [(schema, "something")]
+    await wire.close()
+    await store.close()
 
 
 async def test_a_listener_that_lost_its_connection_comes_back(postgres_url, schema):

@@ -216,26 +216,35 @@ class Wire:
         Raises:
             ConnectionLostError: If the connection is gone.
         """
-        descriptor = self._pg.socket
-        arrived = asyncio.Event()
         try:
-            self._loop.add_reader(descriptor, arrived.set)
-            waits = [asyncio.ensure_future(event.wait()) for event in (arrived, hurry)]
-            try:
-                await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._loop.remove_reader(descriptor)
-                for wait in waits:
-                    wait.cancel()
-            self._pg.consume_input()
-            found: list[tuple[str, str]] = []
-            while (note := self._pg.notifies()) is not None:
-                found.append((note.relname.decode(), note.extra.decode()))
+            # What came along with results has been read from the socket already, which says nothing any more.
+            if not (found := self._received()):
+                await self._wait_for_input(seconds, hurry)
+                self._pg.consume_input()
+                found = self._received()
             if self._pg.status == pq.ConnStatus.BAD:
                 raise ConnectionLostError(_message(self._pg.error_message))
         except (psycopg.Error, ValueError, OSError) as error:
             raise ConnectionLostError(str(error)) from None
         return found
+
+    def _received(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        while (note := self._pg.notifies()) is not None:
+            found.append((note.relname.decode(), note.extra.decode()))
+        return found
+
+    async def _wait_for_input(self, seconds: float, hurry: asyncio.Event) -> None:
+        descriptor = self._pg.socket
+        arrived = asyncio.Event()
+        self._loop.add_reader(descriptor, arrived.set)
+        waits = [asyncio.ensure_future(event.wait()) for event in (arrived, hurry)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._loop.remove_reader(descriptor)
+            for wait in waits:
+                wait.cancel()
 
 
 def _finish(future: asyncio.Future[None]) -> None:
