@@ -149,6 +149,8 @@ def run_tests(folder: Path) -> None:
     """Run the page's own tests."""
     arguments = ["-q", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
     arguments += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    # They come with packages that other tests need, and take seconds to import.
+    arguments += ["-p", "no:langsmith_plugin", "-p", "no:schemathesis"]
     os.environ["PYTHONPATH"] = str(folder / "src")
     if pytest.main([*arguments, "--import-mode=importlib", str(folder / "tests")]) != 0:
         raise PageError(f"the tests in {folder / 'tests'} fail")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,25 +28,10 @@ def run_page(page: Path, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
-@pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model_endpoint: str
-) -> Iterator[dict[Path, Future[subprocess.CompletedProcess[str]]]]:
-    """The pages that were asked for, each in a process of its own, as many at a time as there are processors."""
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    wanted = {call.params.get("page") for call in calls if call is not None}
-    environment = {"OPENAI_BASE_URL": model_endpoint, "OPENAI_API_KEY": "none"}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {
-            page: pool.submit(run_page, page, tmp_path_factory.mktemp(page.stem), **environment)
-            for page in PAGES
-            if page in wanted
-        }
-
-
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
-def test_examples_of_page_run(page: Path, runs: dict[Path, Future[subprocess.CompletedProcess[str]]]) -> None:
-    done = runs[page].result()
+def test_examples_of_page_run(page: Path, model_endpoint: str, tmp_path: Path) -> None:
+    done = run_page(page, tmp_path, OPENAI_BASE_URL=model_endpoint, OPENAI_API_KEY="none")
     if done.returncode == SKIPPED:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
