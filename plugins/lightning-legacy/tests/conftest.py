@@ -44,6 +44,7 @@ class FakeServer:
         self.answer: Answer = lambda request: None
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._handlers: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -61,9 +62,14 @@ class FakeServer:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
+            for handler in self._handlers:
+                handler.cancel()
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
@@ -82,10 +88,11 @@ class FakeServer:
             if answer is not None:
                 writer.write(answer)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
+            self._handlers.discard(handler)
 
 
 def reply(
