@@ -110,6 +110,7 @@ async def test_keys_are_sent_upstream_and_seen_nowhere_else(attempt, serve, gate
     headers = {"Authorization": f"Bearer {TOKEN}", "Cookie": "session=1"}
     async with client.post(f"{url}/chat/completions", json={"model": "m"}, headers=headers) as response:
         assert response.status == 401
+        assert await response.json() == {"error": {"message": "wrong key Bearer ***"}}
     seen = upstream.requests[0].headers
     assert seen["Authorization"] == f"Bearer {SECRET}"
     assert "Cookie" not in seen
@@ -118,6 +119,58 @@ async def test_keys_are_sent_upstream_and_seen_nowhere_else(attempt, serve, gate
     everywhere = f"{span!r} {caplog.text} {capfd.readouterr()} {proxy!r} {proxy.model_list!r} {vars(proxy)!r}"
     assert SECRET not in everywhere
     assert TOKEN not in everywhere
+
+
+async def test_keys_are_not_in_what_is_said_of_failures(attempt, serve, gateway, client, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+
+    async def fail(request: Request):
+        key = request.headers["Authorization"]
+        how = request.json["model"]
+        if how == "silent":
+            await asyncio.Event().wait()
+        if how == "refusing" and "return_token_ids" in request.json:
+            return await always({"error": {"message": key}}, 400)(request)
+        if how == "breaking":
+            response = await request.begin()
+            await response.write(b'data: {"error": {"message": "%s"}}\n\n' % key.encode())
+            request.raw.transport.abort()
+            return response
+        return await always({"error": key}, 500 if how == "failing" else 200)(request)
+
+    upstream = await serve(fail)
+    own = {"api_key": SECRET, "engine": "vllm"}
+    models = [{"name": how, "base_url": upstream.url, **own} for how in ("silent", "refusing", "breaking")]
+    models[0]["timeout"] = 0.5
+    models += [{"name": "failing", "base_url": f"{upstream.url}{more}", **own} for more in ("", "/")]
+    models[-1]["weight"] = 2.0
+    gone = {**own, "name": "gone", "base_url": "http://127.0.0.1:9"}
+    probed = {**own, "name": "probed", "base_url": "http://127.0.0.1:9", "engine": "auto"}
+    proxy = await gateway(*models, gone, probed)
+    url = proxy.as_resource().get_base_url(attempt.rollout_id, attempt.attempt_id)
+    answers = {}
+    for how in ("silent", "refusing", "breaking", "failing", "gone", "probed"):
+        async with client.post(f"{url}/chat/completions", json={"model": how, "stream": True}) as response:
+            answers[how] = response.status
+            if how not in ("breaking", "refusing"):
+                assert SECRET.encode() not in await response.read()
+    assert answers == {
+        "silent": 504,
+        "refusing": 200,
+        "breaking": 200,
+        "failing": 500,
+        "gone": 502,
+        "probed": 502,
+    }
+    await proxy.flush()
+    spans = await attempt.spans()
+    assert [span.attributes["error.type"] for span in spans if span.attributes.get("error.type")] != []
+    assert {event.name for span in spans for event in span.events} == {"lightning.llm_proxy.retry"}
+    assert "does not say what serves there" in caplog.text
+    assert "refuses to be asked" in caplog.text
+    everywhere = f"{spans!r} {caplog.text} {capfd.readouterr()}"
+    assert "***" in everywhere
+    assert SECRET not in everywhere
 
 
 async def test_stopping_lets_calls_end_and_cuts_those_that_do_not(attempt, serve, client):

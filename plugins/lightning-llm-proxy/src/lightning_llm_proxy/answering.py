@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import aiohttp
 from aiohttp import web
 
-from .calls import Call
+from .calls import HIDDEN, Call
 from .cutting import as_stream
 from .engines import gather, hide
 from .forwarding import Answering, Passing, unreachable, words
@@ -86,6 +86,10 @@ class Answerer:
         except (aiohttp.ClientError, TimeoutError) as error:
             answering.backend.rest()
             raise unreachable(answering.backend, error) from error
+        if response.status >= 400:
+            # Some echo the key. A client would put it into its log, and into the reason why its rollout failed.
+            for secret in answering.backend.secrets:
+                body = body.replace(secret.encode(), HIDDEN.encode())
         if call is not None:
             call.answered()
             answer = call.take(body)

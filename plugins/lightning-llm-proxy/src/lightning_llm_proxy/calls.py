@@ -13,10 +13,11 @@ from .jsons import read_json, write_json
 from .paths import Api
 from .settings import EngineName
 
-__all__ = ["Call"]
+__all__ = ["HIDDEN", "Call"]
 
+HIDDEN = "***"
+"""What stands in place of a key."""
 _MAX_ERROR = 500
-_HIDDEN = "***"
 
 
 class Call:
@@ -205,7 +206,7 @@ class Call:
         """Take the upstreams' keys out of a text, in case that one was echoed."""
         for secret in self.secrets:
             if secret in text:
-                text = text.replace(secret, _HIDDEN)
+                text = text.replace(secret, HIDDEN)
         return text
 
 
