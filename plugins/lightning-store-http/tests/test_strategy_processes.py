@@ -149,7 +149,7 @@ def test_a_killed_runner_is_replaced_and_its_rollout_retried(
         return task
 
     store = InMemoryLightningStore()
-    result = trainer(store=store, algorithm=Baseline(max_attempts=2), n_runners=1).fit(agent, [1, 2, 3, 4])
+    result = trainer(store=store, algorithm=Baseline(), n_runners=1).fit(agent, [1, 2, 3, 4])
     assert result.rollouts == {"succeeded": 4}
     [third] = [found for found in run_sync(store.query_rollouts()) if found.input == 3]
     first, second = run_sync(store.query_attempts(third.rollout_id))
