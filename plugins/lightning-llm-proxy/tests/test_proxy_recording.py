@@ -200,6 +200,24 @@ async def test_sglang_gives_the_ids_in_its_meta_information(attempt, serve, gate
     assert call.response.logprobs == [-0.25, -0.5]
 
 
+@pytest.mark.parametrize("ids", [True, False])
+async def test_streams_of_sglang_have_the_ids_that_they_carry(attempt, serve, gateway, post, ids):
+    """Whether a release puts its meta information into streams or not."""
+    answer = sglang_chat()
+    choice = answer["choices"][0]
+    meta = {"meta_info": choice["meta_info"]} if ids else {}
+    logprobs, chunk = choice["logprobs"], {**answer, "object": "chat.completion.chunk"}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "Hi!"}, "logprobs": logprobs}
+    end = {"index": 0, "delta": {}, "finish_reason": "length", **meta}
+    chunks = [{**chunk, "choices": [delta]}, {**chunk, "choices": [end]}]
+    upstream = await serve(streaming(sse(*chunks)), "sglang")
+    _, body = await post(await gateway(upstream), messages=HELLO, stream=True)
+    assert b"meta_info" not in body
+    call = await attempt.call()
+    assert call.response.token_ids.ids == ([13048, 0] if ids else None)
+    assert call.response.logprobs == [-0.25, -0.5]
+
+
 async def test_vllm_that_writes_tokens_as_ids(attempt, serve, gateway, post):
     """Older than ``return_token_ids``, which it takes without a word."""
     upstream = await serve(always(vllm_tokens_as_ids(vllm_chat())))

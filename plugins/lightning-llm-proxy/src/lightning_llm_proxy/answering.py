@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import aiohttp
 from aiohttp import web
 
-from .calls import HIDDEN, Call
+from .calls import Call, without_keys
 from .cutting import as_stream
 from .engines import gather, hide
 from .forwarding import Answering, Passing, unreachable, words
@@ -87,9 +87,7 @@ class Answerer:
             answering.backend.rest()
             raise unreachable(answering.backend, error) from error
         if response.status >= 400:
-            # Some echo the key. A client would put it into its log, and into the reason why its rollout failed.
-            for secret in answering.backend.secrets:
-                body = body.replace(secret.encode(), HIDDEN.encode())
+            body = without_keys(body, answering.backend.secrets)
         if call is not None:
             call.answered()
             answer = call.take(body)
@@ -137,7 +135,7 @@ class Answerer:
 
     async def _relay(self, response: web.StreamResponse, call: Call, answering: Answering) -> None:
         """Pass a stream on, and hold its end back until it is recorded."""
-        relay = Relay(call.api.path, answering.engine, answering.wishes)
+        relay = Relay(call.api.path, answering.engine, answering.wishes, answering.backend.secrets)
         call.streamed = True
         call.assemble = relay.answer
         async for data in answering.response.content.iter_any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from lightning_core.types import Event, OtelResource, Span, SpanContext, TraceStatus
@@ -13,11 +13,10 @@ from .jsons import read_json, write_json
 from .paths import Api
 from .settings import EngineName
 
-__all__ = ["HIDDEN", "Call"]
+__all__ = ["Call", "without_keys"]
 
-HIDDEN = "***"
-"""What stands in place of a key."""
 _MAX_ERROR = 500
+_HIDDEN = "***"
 
 
 class Call:
@@ -206,8 +205,20 @@ class Call:
         """Take the upstreams' keys out of a text, in case that one was echoed."""
         for secret in self.secrets:
             if secret in text:
-                text = text.replace(secret, HIDDEN)
+                text = text.replace(secret, _HIDDEN)
         return text
+
+
+def without_keys(error: bytes, keys: Sequence[str]) -> bytes:
+    """Take keys out of an error that goes to a client, which would log it, or give it as the reason of its own failure.
+
+    Args:
+        error: What the upstream says.
+        keys: The keys that it may echo.
+    """
+    for key in keys:
+        error = error.replace(key.encode(), _HIDDEN.encode())
+    return error
 
 
 def _describe_answer(answer: dict[str, Any], attributes: dict[str, Any]) -> None:

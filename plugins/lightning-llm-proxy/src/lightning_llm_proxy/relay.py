@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from .assembly import assembly_for
+from .calls import without_keys
 from .engines import Wishes, gather, hide
 from .events import EventSplitter, read_event
 from .jsons import read_json, write_json
@@ -25,15 +27,17 @@ class Relay:
         path: The API, such as ``chat/completions``.
         engine: What serves the stream.
         wishes: What the client did not ask for itself.
+        keys: What the client is not to see of an error.
     """
 
-    def __init__(self, path: str, engine: EngineName, wishes: Wishes) -> None:
+    def __init__(self, path: str, engine: EngineName, wishes: Wishes, keys: Sequence[str] = ()) -> None:
         self.ended = False
         self.held = b""
         self._splitter = EventSplitter()
         self._assembly = assembly_for(path)
         self._engine: EngineName = engine
         self._wishes = wishes
+        self._keys = keys
 
     @property
     def error(self) -> str | None:
@@ -44,7 +48,7 @@ class Relay:
         """Take further bytes, and give what may be passed on now."""
         ready: list[bytes] = []
         for event in self._splitter.feed(data):
-            passed = self._read(event)
+            passed = self._pass(event)
             if self.ended:
                 self.held += passed
             else:
@@ -55,13 +59,17 @@ class Relay:
         """Note that the stream is over; what is left of it is held back."""
         rest = self._splitter.rest()
         if rest:
-            self.held += self._read(rest)
+            self.held += self._pass(rest)
 
     def answer(self) -> dict[str, Any]:
         """Return the answer that has come so far."""
         answer = self._assembly.answer()
         gather(self._engine, answer)
         return answer
+
+    def _pass(self, event: bytes) -> bytes:
+        passed = self._read(event)
+        return passed if self.error is None else without_keys(passed, self._keys)
 
     def _read(self, event: bytes) -> bytes:
         kind, data = read_event(event)
