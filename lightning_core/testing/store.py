@@ -76,7 +76,8 @@ class StoreConformance(
     not claim in its ``capabilities`` is not asked of it.
 
     Attributes:
-        machine_examples: How many random histories to try.
+        machine_examples: How many random histories to try where Hypothesis tries 100 examples; a profile with more or
+            fewer examples means more or fewer histories as well.
         machine_steps: The greatest length of each.
     """
 

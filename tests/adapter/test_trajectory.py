@@ -187,7 +187,7 @@ def conversations(draw: st.DrawFn) -> list[Turn]:
 
 
 @given(conversations())
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_trap_21_merging_is_that_of_the_naive_model(turns: list[Turn]) -> None:
     got, expected = merge_turns(turns), merge_naively(turns)
     assert [(one.token_ids, one.loss_mask, one.branch_of, one.shared) for one in got] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_core.errors import ConfigurationError, FinalRolloutError, InvalidTransitionError
@@ -43,11 +43,6 @@ events = st.lists(
 )
 
 
-def for_all(**strategies):
-    """Try a test on many examples, the same ones every time, however busy the machine is."""
-    return lambda test: settings(deadline=None, derandomize=True)(given(**strategies)(test))
-
-
 def rollout_of(config: RolloutConfig, status: str = "queuing") -> RolloutV2:
     return RolloutV2(rollout_id="ro", input=1, start_time=NOW, status=status, config=config)
 
@@ -81,7 +76,7 @@ def apply(rollout: RolloutV2, attempts: list[Attempt], event: tuple[str, ...], n
     return rollout
 
 
-@for_all(config=configs, history=events)
+@given(config=configs, history=events)
 def test_every_history_keeps_rollout_and_attempts_consistent(config, history):
     rollout, attempts, now = rollout_of(config), [], NOW
     for passed, event in history:
@@ -102,7 +97,7 @@ def test_every_history_keeps_rollout_and_attempts_consistent(config, history):
             assert rollout == before
 
 
-@for_all(config=configs, history=events)
+@given(config=configs, history=events)
 def test_every_rollout_that_is_left_alone_ends_or_waits_in_the_queue(config, history):
     """Trap 3: whatever has happened, nobody's silence leaves a rollout stuck."""
     rollout, attempts, now = rollout_of(config), [], NOW
@@ -114,7 +109,7 @@ def test_every_rollout_that_is_left_alone_ends_or_waits_in_the_queue(config, his
     assert rollout.is_final or lifecycle.is_queued(rollout)
 
 
-@for_all(config=configs, history=events)
+@given(config=configs, history=events)
 def test_failures_alone_end_after_max_attempts(config, history):
     rollout, attempts, now = rollout_of(config), [], NOW
     for passed, _ in history:
@@ -128,7 +123,7 @@ def test_failures_alone_end_after_max_attempts(config, history):
         assert rollout.status == "failed"
 
 
-@for_all(
+@given(
     config=configs,
     endings=st.lists(
         st.tuples(st.sampled_from(["failed", "timeout", "unresponsive"]), st.sampled_from(REASONS))
@@ -154,7 +149,7 @@ def test_whatever_is_lost_the_number_of_attempts_has_an_end(config, endings):
 
 
 @pytest.mark.parametrize("final", FINAL)
-@for_all(config=configs, status=st.sampled_from(ATTEMPT_STATUSES), known=st.sampled_from(ATTEMPT_STATUSES))
+@given(config=configs, status=st.sampled_from(ATTEMPT_STATUSES), known=st.sampled_from(ATTEMPT_STATUSES))
 def test_final_rollouts_absorb_every_report(final, config, status, known):
     """Trap 4."""
     rollout, attempt = rollout_of(config, final), attempt_of(known)
@@ -167,7 +162,7 @@ def test_final_rollouts_absorb_every_report(final, config, status, known):
         lifecycle.begin_attempt(rollout, attempt, "new", None, NOW)
 
 
-@for_all(
+@given(
     config=configs,
     known=st.sampled_from(ATTEMPT_STATUSES),
     status=st.sampled_from(ATTEMPT_STATUSES),
@@ -195,7 +190,7 @@ def test_only_an_unresponsive_attempt_of_an_open_rollout_comes_back_to_life(ende
     assert change.rollout.status == ("running" if revived else of)
 
 
-@for_all(config=configs, renewals=st.lists(seconds, max_size=10), wait=seconds)
+@given(config=configs, renewals=st.lists(seconds, max_size=10), wait=seconds)
 def test_an_attempt_expires_at_its_deadline_and_not_before(config, renewals, wait):
     rollout, attempt, now = rollout_of(config, "running"), attempt_of("running"), NOW
     for passed in renewals:
@@ -213,7 +208,7 @@ def test_an_attempt_expires_at_its_deadline_and_not_before(config, renewals, wai
     assert lifecycle.expire(rollout, attempt, due - 0.001) is None
 
 
-@for_all(
+@given(
     times=st.lists(st.tuples(st.floats(-100, 100), st.floats(-1e9, 1e9) | st.none()), min_size=1, max_size=10)
 )
 def test_no_clock_that_jumps_or_is_wrong_shortens_a_lease_or_lengthens_it_beyond_now(times):
@@ -234,7 +229,7 @@ def test_no_clock_that_jumps_or_is_wrong_shortens_a_lease_or_lengthens_it_beyond
         due = later
 
 
-@for_all(
+@given(
     config=configs,
     status=st.sampled_from(["failed", "timeout", "unresponsive"]),
     reason=st.sampled_from(REASONS),
@@ -253,7 +248,7 @@ def test_a_failure_is_retried_if_the_condition_names_it_and_an_attempt_is_left(
     assert change.attempt.reason == reason
 
 
-@for_all(number=st.integers(0, 10_000), quorum=st.floats(0, 1, exclude_min=True))
+@given(number=st.integers(0, 10_000), quorum=st.floats(0, 1, exclude_min=True))
 def test_a_quorum_leaves_out_as_many_as_it_may_and_never_all(number, quorum):
     pending = lifecycle.allowed_pending(number, quorum)
     assert 0 <= pending <= max(number - 1, 0)
@@ -261,7 +256,7 @@ def test_a_quorum_leaves_out_as_many_as_it_may_and_never_all(number, quorum):
     assert number - pending <= max(quorum * number + 1 + 1e-6, 1)
 
 
-@for_all(number=st.integers(1, 2_000), data=st.data())
+@given(number=st.integers(1, 2_000), data=st.data())
 def test_a_quorum_that_is_a_whole_number_is_that_number(number, data):
     needed = data.draw(st.integers(1, number))
     assert lifecycle.allowed_pending(number, needed / number) == number - needed
@@ -283,7 +278,7 @@ def test_a_heartbeat_of_no_time_at_all_counts_as_now():
 
 
 @pytest.mark.parametrize("status", ["succeeded", "cancelled"])
-@for_all(config=configs)
+@given(config=configs)
 def test_success_and_cancellation_are_never_retried(status, config):
     """Trap 1: a cancelled attempt ends its rollout cancelled."""
     change = lifecycle.report_attempt(
@@ -292,7 +287,7 @@ def test_success_and_cancellation_are_never_retried(status, config):
     assert (change.rollout.status, change.attempt.status) == (status, status)
 
 
-@for_all(config=configs, status=st.sampled_from(ATTEMPT_STATUSES), known=st.sampled_from(ATTEMPT_STATUSES))
+@given(config=configs, status=st.sampled_from(ATTEMPT_STATUSES), known=st.sampled_from(ATTEMPT_STATUSES))
 def test_rules_change_nothing_they_are_given(config, status, known):
     rollout, attempt = rollout_of(config, "running"), attempt_of(known, metadata={"a": 1})
     before = rollout.model_copy(deep=True), attempt.model_copy(deep=True)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_core.types import Event, LLMCall, Span, is_llm_call
@@ -474,7 +474,6 @@ _VALUES = (
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(_KEYS, _VALUES, max_size=8))
 def test_no_attributes_raise_and_what_is_read_is_json(attributes: dict[str, Any]) -> None:
     """Trap 22."""

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning_adapter_triplet import TraceNode, TraceTree, TraceTripletAdapter
 
@@ -236,7 +236,6 @@ def traces(draw: st.DrawFn) -> list[Span]:
     return made
 
 
-@settings(max_examples=80, deadline=None)
 @given(traces(), st.booleans(), st.randoms(use_true_random=False))
 def test_every_trace_becomes_one_tree(spans: list[Span], repair: bool, shuffler: random.Random) -> None:
     tree = TraceTree.from_spans(spans, repair=repair)
@@ -258,7 +257,6 @@ def test_every_trace_becomes_one_tree(spans: list[Span], repair: bool, shuffler:
     assert again.notes == tree.notes
 
 
-@settings(max_examples=80, deadline=None)
 @given(traces())
 def test_repair_only_uses_unambiguous_enclosure(spans: list[Span]) -> None:
     """The same answer as that of a slow search through all spans, for spans that have no parent at all."""

@@ -80,7 +80,7 @@ def running(script, *arguments):
         process.wait()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.repeated) for seed in (2, 3))])
 async def test_a_kill_at_any_moment_loses_nothing_acknowledged(tmp_path, seed):
     """Trap 3: what a killed process reported is there, and what it was working on expires."""
     path = tmp_path / "runs.db"

@@ -12,13 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from lightning_tracer_otel import OtelTracer
 
 from lightning_core import LLM, AgentRunnerV2, InMemoryLightningStore, Trainer
 from lightning_core.bridge import run_sync
 from lightning_core.store.base import EnqueueRequest, LightningStore
 
-ROLLOUTS = 200
+# Fewer where only the versions of packages are tried.
+ROLLOUTS = 2 * settings().max_examples
 # More of them may show what happens once in a while.
 RUNS = int(os.environ.get("CAPTURE_RUNS", "1"))
 

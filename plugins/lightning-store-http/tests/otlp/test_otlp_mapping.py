@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_store_http.otlp.incoming import LATEST, read_request
 from lightning_store_http.otlp.outgoing import write_request
@@ -166,7 +166,7 @@ def over_the_wire(request: ExportTraceServiceRequest) -> ExportTraceServiceReque
     return ExportTraceServiceRequest.FromString(request.SerializeToString())
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(stored_spans(), max_size=2, unique_by=lambda span: span.span_id))
 def test_stored_spans_come_back_as_they_were(spans: list[Span]) -> None:
     request, refused = write_request(spans)

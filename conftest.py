@@ -1,0 +1,17 @@
+"""What holds for the tests of the core and of every plugin."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, so that a failure can be seen again, and none fails for a busy machine.
+settings.register_profile(
+    "full",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# Where the same code is tried with other versions of what it uses; `nox -s tests` tries all examples.
+settings.register_profile("brief", settings.get_profile("full"), max_examples=20)
+settings.load_profile("full")
