@@ -89,16 +89,17 @@ def run(ctx: click.Context, arguments: tuple[str, ...]) -> None:
         # How to go on after Ctrl+C, and what was not stored.
         logger.setLevel(logging.WARNING)
     import_from_here()
+    sections = Section("", TrainingJob), Section("trainer", Trainer)
     line = CommandLine(
-        [Section("", TrainingJob), Section("trainer", Trainer)],
+        sections,
         prog="lightning-core run",
         description="Run a whole training, as a configuration file describes it; options override the file.",
         files_by_position=True,
     )
     with line.errors():
         job_settings, trainer_settings = line.parse(arguments)
-        job = TrainingJob(**job_settings)
-        trainer = Trainer(**job.with_resources(trainer_settings))
+        job: TrainingJob = line.make(sections[0], job_settings)
+        trainer: Trainer = line.make(sections[1], job.with_resources(trainer_settings))
     result = trainer.fit(job.agent, job.train_data, val_data=job.val_data, resume=job.resume)
     _print(result)
     if result.status != "succeeded":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from lightning_core.errors import ConfigurationError, LightningError
+from lightning_core.errors import ConfigurationError, LightningError, PluginError
 
 if TYPE_CHECKING:
     from lightning_core.config.files import KeyPath
@@ -74,6 +74,7 @@ class CommandLine:
         self._description = description
         self._by_position = files_by_position
         self._sections = sections
+        self._parts: Mapping[KeyPath, Part] = {}
         self._parameters: dict[KeyPath, Parameter] = {
             (*_prefix(section), name): parameter
             for section in sections
@@ -113,6 +114,7 @@ class CommandLine:
             LightningError: If an option, a variable or a key does not exist, or a value is missing or wrong.
         """
         from lightning_core.config.sources import read_arguments
+        from lightning_core.config.values import NO_VALUE
 
         arguments = sys.argv[1:] if arguments is None else arguments
         environ = os.environ if environ is None else environ
@@ -121,9 +123,12 @@ class CommandLine:
             raise SystemExit(0)
         request = read_arguments(arguments, self._keys, files_by_position=self._by_position)
         given = self._given(request, environ)
-        parts = self._chosen(given)
+        parts = self._parts = self._chosen(given)
         for part in parts.values():
             part.check()
+        for one in given:
+            if one.value is NO_VALUE and self._keys.leaf(one.key) not in parts:
+                raise ConfigurationError(f"{one.source} needs a value")
         missing = self._missing(given)
         if missing and not request.print_config:
             raise ConfigurationError(self._wanted(missing[0]))
@@ -138,6 +143,34 @@ class CommandLine:
             {key[-1]: value for key, value in values.items() if key[:-1] == _prefix(section)}
             for section in self._sections
         ]
+
+    def make(self, section: Section, settings: Mapping[str, Any]) -> Any:
+        """Make what a section is for.
+
+        Args:
+            section: One of the sections.
+            settings: What :meth:`parse` has returned for it, or more.
+
+        Raises:
+            LightningError: If the constructor raises one; of an error about a part, the message says where that stands.
+            ConfigurationError: If it is a model, and the settings do not fit it.
+        """
+        from pydantic import ValidationError
+
+        try:
+            return section.make(**settings)
+        except PluginError as error:
+            message = str(error)
+            mine = [part for key, part in self._parts.items() if key[:-1] == _prefix(section)]
+            placed = next((text for part in mine if (text := part.placed(message)) is not None), message)
+            raise type(error)(placed) from error
+        except ValidationError as error:
+            # Inputs stay out of the message: they may be keys.
+            wrong = [
+                f"{'.'.join((section.name, *map(str, item['loc'])))}: {item['msg'][0].lower()}{item['msg'][1:]}"
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+            raise ConfigurationError("; ".join(wrong)) from error
 
     def _given(self, request: Request, environ: Mapping[str, str]) -> list[Given]:
         """Return everything that the user wrote, lower layers first; in each, what chooses parts before settings."""
@@ -308,24 +341,12 @@ def lightning_cli(*classes: type[Any]) -> Any:
     sections = [Section(name, cls) for name, cls in zip(names, classes, strict=True)]
     line = CommandLine(sections, description=_summary(classes))
     with line.errors():
-        made = [_make(section, settings) for section, settings in zip(sections, line.parse(), strict=True)]
+        made = [
+            line.make(section, settings) for section, settings in zip(sections, line.parse(), strict=True)
+        ]
     return made[0] if len(made) == 1 else tuple(made)
 
 
 def _summary(classes: Iterable[type[Any]]) -> str:
     """The first lines of docstrings."""
     return "\n".join((inspect.getdoc(cls) or cls.__name__).partition("\n")[0] for cls in classes)
-
-
-def _make(section: Section, settings: Mapping[str, Any]) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return section.make(**settings)
-    except ValidationError as error:
-        # Inputs stay out of the message: they may be keys.
-        wrong = [
-            f"{'.'.join((section.name, *map(str, item['loc'])))}: {item['msg'][0].lower()}{item['msg'][1:]}"
-            for item in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        raise ConfigurationError("; ".join(wrong)) from error

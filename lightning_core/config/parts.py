@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from lightning_core.config.files import KeyPath, read_yaml
 from lightning_core.config.nullable import nullable_str
 from lightning_core.config.signatures import Parameter
-from lightning_core.config.values import Given, Text, blamed, dotted, merged, settled
+from lightning_core.config.values import NO_VALUE, Given, Text, blamed, dotted, merged, settled
 from lightning_core.errors import ConfigurationError, LightningError
 from lightning_core.plugin.component import Component, Kind
 from lightning_core.plugin.discovery import disabled_by
@@ -104,7 +105,10 @@ class Choice:
                 )
         found = self._found()
         if found is None:
-            self.settings = settled(self.settings)
+            # Of a class, nothing tells what its settings are.
+            self.settings = {
+                name: True if value is NO_VALUE else settled(value) for name, value in self.settings.items()
+            }
             return
         component, self.read = found
         self.config = component.config
@@ -112,9 +116,12 @@ class Choice:
         for name, value in self.settings.items():
             info = fields.get(name) or next((each for each in fields.values() if each.alias == name), None)
             annotation = Any if info is None else info.annotation
-            if value is None and name in self._bare:
+            if value is not NO_VALUE:
+                self.settings[name] = settled(value, annotation)
+            elif bool in (annotation, *typing.get_args(annotation)):
+                self.settings[name] = True
+            else:
                 raise ConfigurationError(f"{self.sources[name]} needs a value")
-            self.settings[name] = settled(value, annotation)
         try:
             validate_settings(
                 component.config,
@@ -126,28 +133,26 @@ class Choice:
             hint = ""
             if not self.source:
                 hint = f"; {self.type!r} is the default, and --{dotted(self.key)} chooses another {self.kind}"
-            raise type(error)(blamed(self._place(str(error)), str(error)) + hint) from None
-
-    @property
-    def _bare(self) -> set[str]:
-        """The settings whose option has no value."""
-        return {name for name, source in self.sources.items() if source.startswith("--")}
+            raise type(error)(self.placed(str(error)) + hint) from None
 
     def _found(self) -> tuple[Component[Any], dict[str, Any]] | None:
         assert self.type is not None
         try:
             return find_component(dotted(self.key), self.kind, self.type)
         except LightningError as error:
-            raise type(error)(blamed(self.source, str(error))) from error
+            raise type(error)(self.placed(str(error))) from error
 
-    def _place(self, message: str) -> str:
-        """Where the settings stand that a message is about."""
-        blamed = [
+    def placed(self, message: str) -> str:
+        """Return a message about the part with the key, and where that stands, in front."""
+        key = dotted(self.key)
+        if re.match(rf"{re.escape(key)}[.:]", message) is None:
+            message = f"{key}: {message}"
+        places = [
             source
             for name, source in self.sources.items()
-            if re.search(rf"(?:^|; ){re.escape(dotted((*self.key, name)))}[.:]", message)
+            if re.search(rf"(?:^|; ){re.escape(key)}\.{re.escape(name)}[.:]", message)
         ]
-        return " and ".join(dict.fromkeys(blamed)) or self.source or dotted(self.key)
+        return blamed(" and ".join(dict.fromkeys(places)) or self.source, message)
 
     @property
     def spec(self) -> Any:
@@ -188,8 +193,6 @@ class Part:
             raise ConfigurationError(f"{given.source}: {dotted(self.key)} is no list")
         if rest:
             self.choices[0].give(rest, given.value, given.source)
-        elif given.value is None and given.source.startswith("--"):
-            raise ConfigurationError(f"{given.source} needs a value")
         else:
             self.choices[0].take(given.value, given.where)
 
@@ -228,13 +231,29 @@ class Part:
 
     def argument(self) -> Any:
         """Return what the constructor gets: specifications where it takes these, else the parts themselves."""
-        made = [
-            choice.spec
-            if self.parameter.by_spec or choice.spec is None
-            else resolve_argument(dotted(choice.key), self.kind, choice.spec)
-            for choice in self.choices
-        ]
+        made = [self._made(choice) for choice in self.choices]
         return made if self.parameter.many else made[0]
+
+    def _made(self, choice: Choice) -> Any:
+        if self.parameter.by_spec or choice.spec is None:
+            return choice.spec
+        try:
+            return resolve_argument(dotted(choice.key), self.kind, choice.spec)
+        except LightningError as error:
+            raise type(error)(choice.placed(str(error))) from error
+
+    def placed(self, message: str) -> str | None:
+        """Return a constructor's message with where this part stands in front; ``None`` if it is about another.
+
+        Args:
+            message: What :func:`lightning_core.plugin.resolve_argument` says: it begins with the parameter's name.
+        """
+        found = re.match(rf"(?:{re.escape(self.parameter.name)}|{self.kind})(?:\[(\d+)\])?(?=[.:])", message)
+        number = int(found[1] or 0) if found else 0
+        if found is None or number >= len(self.choices):
+            return None
+        choice = self.choices[number]
+        return choice.placed(dotted(choice.key) + message[found.end() :])
 
 
 def installed(kind: Kind) -> list[tuple[str, str]]:

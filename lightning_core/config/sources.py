@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from lightning_core.config.files import ConfigFile, KeyPath, read_yaml
-from lightning_core.config.values import Given, Text, dotted
+from lightning_core.config.values import NO_VALUE, Given, Text, dotted
 from lightning_core.errors import ConfigurationError
 
 __all__ = [
@@ -153,12 +153,11 @@ def read_options(options: Iterable[tuple[str, str | None]], keys: Keys, layer: i
         name = option.removeprefix("--").replace("-", "_")
         append = name.endswith("+")
         key = keys.full(tuple(name.rstrip("+").split(".")))
-        value = Text(text) if text is not None else None
-        if keys.leaf(key) is not None:
-            if text is None and key not in keys.open_ended and len(key) == len(keys.leaf(key) or ()):
-                if key not in keys.flags:
-                    raise ConfigurationError(f"{option} needs a value")
-                value = Text("true")
+        leaf = keys.leaf(key)
+        if leaf is not None:
+            value: Any = Text(text) if text is not None else Text("true") if key in keys.flags else NO_VALUE
+            if value is NO_VALUE and key == leaf:
+                raise ConfigurationError(f"{option} needs a value")
             yield Given(key, value, option, layer, append)
         elif key in keys.groups and text is not None:
             yield from _structured(key, text, option, keys, layer)

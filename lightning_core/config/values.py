@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -12,7 +12,7 @@ from pydantic.errors import PydanticUserError
 from lightning_core.config.files import KeyPath, read_yaml
 from lightning_core.config.nullable import nullable_str
 
-__all__ = ["Given", "Text", "blamed", "dotted", "merged", "read_text", "settled"]
+__all__ = ["NO_VALUE", "Given", "Text", "blamed", "dotted", "merged", "read_text", "settled"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Given:
 
     Attributes:
         key: Where it belongs, such as ``("trainer", "store", "path")``.
-        value: A value from a file, or a :class:`Text` from elsewhere. ``None`` as text: an option without a value.
+        value: A value from a file, a :class:`Text` from elsewhere, or :data:`NO_VALUE` of an option without one.
         source: Where it stands, such as ``run.yaml, line 3``; begins messages.
         layer: What is given in a higher layer wins: files in their order, variables, options.
         append: Whether it is to be added to a list.
@@ -38,6 +38,10 @@ class Given:
     def where(self, *inside: str) -> str:
         """Say where the value stands, or something inside of it."""
         return self.places(inside) if self.places is not None and inside else self.source
+
+
+NO_VALUE: Final = object()
+"""Stands for the value that does not follow an option."""
 
 
 class Text(str):

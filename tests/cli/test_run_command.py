@@ -165,7 +165,7 @@ def test_the_file_may_be_toml_and_the_trainer_may_have_resources_too(run: Run, f
 
 
 def test_a_dry_run_needs_no_algorithm(run: Run) -> None:
-    assert "3 succeeded" in output(run("train.yaml", "--trainer.algorithm", "none", "--trainer.dev"))
+    assert "3 succeeded" in output(run("--trainer.algorithm", "none", "--trainer.dev", "train.yaml"))
 
 
 def test_a_run_whose_runners_are_done_before_it_is_exits_with_1(run: Run) -> None:
@@ -292,13 +292,19 @@ def test_ctrl_c_ends_it_with_130_and_says_how_to_go_on(folder: Path) -> None:
     arguments: list[Any] = [sys.executable, "-m", "lightning_core", "run", "train.yaml"]
     arguments += ["--agent", "my_agents:stuck", "--trainer.store", "sqlite:///runs.db"]
     arguments += ["--trainer.strategy.graceful_seconds", "0", "--trainer.strategy.cancel_seconds", "0"]
-    with subprocess.Popen(
+    # Two at once could write into each other's line.
+    arguments += ["--trainer.n_runners", "1"]
+    process = subprocess.Popen(
         arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    )
+    try:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert "to go on from there: resume='run-" in errors
     assert "Traceback" not in errors

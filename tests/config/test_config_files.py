@@ -95,6 +95,7 @@ def test_options_win_over_variables_these_over_files_and_later_files_over_earlie
     Path("more.yaml").write_text(
         "trainer: {max_rollouts: 3, runner: {poll_interval: 3, heartbeat_interval: 3}}", encoding="utf-8"
     )
+    monkeypatch.setenv("LIGHTNING_CORE_TRAINER__N_RUNNERS", "")
     monkeypatch.setenv("LIGHTNING_CORE_TRAINER__RUNNER__HEARTBEAT_INTERVAL", "4")
     monkeypatch.setenv("LIGHTNING_CORE_TRAINER__RUNNER__POLL_INTERVAL", "4")
     trainer = run(
@@ -245,7 +246,8 @@ def test_a_file_that_cannot_be_read_is_named(
         ),
         (
             "trainer:\n  algorithm:\n    type: baselin\n",
-            "x.yaml, line 3: unknown algorithm 'baselin'; did you mean 'baseline'? installed algorithms: baseline, "
+            "x.yaml, line 3: trainer.algorithm: unknown algorithm 'baselin'; did you mean 'baseline'? installed "
+            "algorithms: baseline, "
             "mock",
         ),
         (
@@ -258,8 +260,13 @@ def test_a_file_that_cannot_be_read_is_named(
             "x.yaml, line 6: trainer.initial_resources.p.endpoint: input should be a valid string",
         ),
         (
+            "trainer:\n  hooks:\n    - nowhere:Hook\n",
+            "x.yaml, line 3: trainer.hooks.0: 'nowhere:Hook' cannot be imported: ModuleNotFoundError: No module named "
+            "'nowhere'; check the spelling, and that it can be found from here",
+        ),
+        (
             "trainer:\n  hooks:\n    - nobody\n",
-            "x.yaml, line 3: unknown hook 'nobody'; installed hooks: none",
+            "x.yaml, line 3: trainer.hooks.0: unknown hook 'nobody'; installed hooks: none",
         ),
     ],
 )

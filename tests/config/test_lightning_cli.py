@@ -259,6 +259,21 @@ def test_the_settings_of_a_store_of_a_plugin(run: Run, tmp_path: Path) -> None:
     assert other.store.location == f"sqlite:///{tmp_path}/other.db"
 
 
+def test_a_switch_of_a_plugin_needs_no_value(run: Run, refused: Refused) -> None:
+    pytest.importorskip("lightning_store_sqlite", reason="lightning-store-sqlite is not installed")
+    arguments = ("--store", "sqlite", "--store.path", "new.db", "--store.must_exist")
+    assert "new.db" in refused(Trainer, *arguments, "--tracer", "dummy")
+    run(Trainer, *arguments, "false", "--tracer", "dummy")
+
+
+def test_parts_that_are_wanted_themselves_are_named_with_their_place_where_they_are_wrong(
+    refused: Refused, classes: ModuleType, only_core: PluginManager
+) -> None:
+    assert refused(classes.Recorder, "--store", "builtins:dict") == (
+        "--store: recorder.store: the class dict does not inherit from LightningStore"
+    )
+
+
 def test_a_class_that_wants_the_parts_themselves_gets_them(
     run: Run, classes: ModuleType, only_core: PluginManager
 ) -> None:
@@ -327,6 +342,16 @@ def test_resources_are_read_by_their_kind(run: Run, only_core: PluginManager) ->
         ),
         (["--trainer.store"], "--trainer.store needs a value"),
         (["--trainer.runner.concurrency"], "--trainer.runner.concurrency needs a value"),
+        (["--trainer.initial_resources.p"], "--trainer.initial_resources.p needs a value"),
+        (["--trainer.initial_resources"], "--trainer.initial_resources needs a value"),
+        (
+            ["--trainer.hooks", "builtins:dict", "--hooks.0.text", "x"],
+            "--trainer.hooks: trainer.hooks.0: the class dict does not inherit from Hook",
+        ),
+        (
+            ["--trainer.tracer", "lightning_core.tracer:DummyTracer", "--trainer.tracer.colour", "red"],
+            "--trainer.tracer.colour: unknown setting; tracer 'lightning_core.tracer:DummyTracer' takes no settings",
+        ),
         (["--trainer.store+", "memory"], "--trainer.store+: trainer.store is no list"),
         (
             ["--trainer.algorithm", "{broken"],
@@ -350,8 +375,8 @@ def test_resources_are_read_by_their_kind(run: Run, only_core: PluginManager) ->
         ),
         (
             ["--trainer.store", "nowhere.at.all:Store"],
-            "store: 'nowhere.at.all:Store' cannot be imported: ModuleNotFoundError: No module named 'nowhere'; "
-            "check the spelling, and that it can be found from here",
+            "--trainer.store: 'nowhere.at.all:Store' cannot be imported: ModuleNotFoundError: No module named "
+            "'nowhere'; check the spelling, and that it can be found from here",
         ),
     ],
 )
