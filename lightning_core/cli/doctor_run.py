@@ -35,6 +35,7 @@ _SPEC_HELP = "a name, an import path, or JSON with a type and settings"
     "--algorithm", help="What the rollout is to be good for: what this needs and is missing is a problem."
 )
 @click.option("--store", help="The store that is to be used later; nothing is written to it.")
+@click.option("--llm-proxy", help=f"Stands between the agent and the model: {_SPEC_HELP}.")
 @click.option(
     "--endpoint", metavar="URL", help="Base URL of the model for the agent. [default: OPENAI_BASE_URL]"
 )
@@ -52,6 +53,7 @@ def run(
     adapter: str | None,
     algorithm: str | None,
     store: str | None,
+    llm_proxy: str | None,
     endpoint: str | None,
     model: str | None,
     timeout: float | None,
@@ -72,6 +74,7 @@ def run(
         adapter=_spec("--adapter", adapter),
         algorithm=_spec("--algorithm", algorithm),
         store=_spec("--store", store),
+        llm_proxy=_spec("--llm-proxy", llm_proxy),
         engine=engine,
     )
     # What the agent prints would be taken for a part of the JSON.

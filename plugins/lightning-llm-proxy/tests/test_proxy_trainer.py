@@ -13,10 +13,12 @@ from pathlib import Path
 
 import openai
 import pytest
+from click.testing import CliRunner
 from lightning_llm_proxy import LLMProxy
 
 from lightning_core import LLM, BaseEngine, CommandAgent, PromptTemplate, ProxyLLM, Trainer, algo, rollout
 from lightning_core.bridge import run_sync
+from lightning_core.cli import main
 from lightning_core.errors import ConfigurationError, EngineError
 from lightning_core.types import LLMCall, is_llm_call
 
@@ -335,6 +337,31 @@ def test_a_check_goes_the_same_way(engine):
         call.response.token_ids.ids for call in map(LLMCall.from_span, report.spans) if call.response
     ] == [IDS]
     assert not trainer.llm_proxy.running
+
+
+AGENT_MODULE = """
+import openai
+from lightning_core import rollout
+
+@rollout
+def ask(task, llm):
+    with openai.OpenAI(base_url=llm.endpoint, api_key=llm.api_key or "none", max_retries=0) as api:
+        api.chat.completions.create(model=llm.model, messages=[{"role": "user", "content": task}])
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--llm-proxy", "gateway"]], ids=["without", "with"])
+def test_doctor_run_tells_what_the_gateway_brings(engine, tmp_path, monkeypatch, more):
+    (tmp_path / "asking_agent.py").write_text(AGENT_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "asking_agent", raising=False)
+    command = ["doctor", "run", "asking_agent:ask", "--data", '"a"', "--tracer", "dummy", "--json"]
+    result = CliRunner().invoke(main, [*command, "--endpoint", engine.start().endpoint, *more])
+    points = {each["name"]: each["level"] for each in json.loads(result.stdout)["points"]}
+    # Without it, nothing records the calls of this agent.
+    assert points.get("token ids") == ("ok" if more else None)
 
 
 COPY = """
