@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_core.types import Event, LLMCall, Span, is_llm_call
+from lightning_core.types.llm import call as call_module
 
 
 def genai(messages: Any) -> str:
@@ -162,6 +163,28 @@ def test_tools_on_offer_are_read_under_the_names_of_traceloop_and_of_agentops(pr
     functions = [{"name": "f", "parameters": {"type": "object"}}, {"name": "g"}]
     assert call.tools == [{"type": "function", "function": function} for function in functions]
     assert call.parameters == {"temperature": 0.5}
+
+
+def test_scattered_messages_are_not_gathered_where_the_raw_call_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(attributes: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(call_module, "indexed_messages", refuse)
+    request = {"model": "m", "messages": [{"role": "user", "content": "raw"}]}
+    answer = {"choices": [{"message": {"role": "assistant", "content": "said"}}]}
+    call = LLMCall.from_attributes(
+        {
+            "input.value": json.dumps(request),
+            "output.value": json.dumps(answer),
+            "llm.input_messages.0.message.role": "user",
+            "llm.input_messages.0.message.content": "scattered",
+        }
+    )
+    assert call.messages == request["messages"]
+    assert call.response is not None
+    assert call.response.message["content"] == "said"
 
 
 def test_sparse_tool_calls_of_several_turns_are_read_without_roles() -> None:

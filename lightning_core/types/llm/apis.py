@@ -69,6 +69,8 @@ def tool_definition(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _instructions(value: Any) -> list[Message]:
+    if value is None:
+        return []
     content = _content(value)
     return [make_message("system", content)] if content else []
 

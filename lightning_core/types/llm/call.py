@@ -54,6 +54,7 @@ _OTHER_KINDS = [
 _PARAMETERS = "gen_ai.request."
 # Traceloop's name, and that of AgentOps.
 _FUNCTIONS = ("llm.request.functions.", "gen_ai.request.functions.")
+_FIRST_FUNCTIONS = tuple(f"{prefix}0.name" for prefix in _FUNCTIONS)
 _NO_PARAMETERS = frozenset(
     {"input", "instructions", "messages", "model", "prompt", "system", "tools", "type"}
 )
@@ -121,7 +122,7 @@ class LLMCall:
     ) -> LLMCall:
         """Read the attributes of a span and the names and attributes of its events."""
         request, answer = _json_object(attributes, "input.value"), _json_object(attributes, "output.value")
-        scattered = indexed_messages(attributes)
+        scattered = _Scattered(attributes)
         convention, messages = _prompt(attributes, events, request, scattered)
         usage = as_dict(answer.get("usage"))
         counted = usage.get("completion_tokens", usage.get("output_tokens"))
@@ -150,6 +151,25 @@ class LLMCall:
     def response(self) -> LLMChoice | None:
         """The first answer, if there is one."""
         return self.choices[0] if self.choices else None
+
+
+class _Scattered:
+    """The messages that are scattered over attributes, gathered when they are first asked for.
+
+    A span that holds the raw request and answer often holds them too, and then nobody asks.
+    """
+
+    __slots__ = ("_attributes", "_found")
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self._attributes = attributes
+        self._found: dict[str, list[dict[str, Any]]] | None = None
+
+    def get(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the messages under one of :data:`MESSAGE_KEYS`."""
+        if self._found is None:
+            self._found = indexed_messages(self._attributes)
+        return self._found.get(prefix, [])
 
 
 _MODELS = ("gen_ai.response.model", "llm.model_name", "gen_ai.request.model")
@@ -206,16 +226,16 @@ def _prompt(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     request: dict[str, Any],
-    scattered: dict[str, list[dict[str, Any]]],
+    scattered: _Scattered,
 ) -> tuple[Convention, list[Message]]:
     if "gen_ai.input.messages" in attributes:
         return "gen_ai", _with_instructions(attributes)
     messages = request_messages(request) if request else []
     if not messages:
-        messages = openinference_messages(scattered.get("llm.input_messages.", ()))
+        messages = openinference_messages(scattered.get("llm.input_messages."))
     if messages or "openinference.span.kind" in attributes:
         return "openinference", messages
-    messages = messages_of_entries(scattered.get("gen_ai.prompt.", ()))
+    messages = messages_of_entries(scattered.get("gen_ai.prompt."))
     if messages:
         return "gen_ai-indexed", messages
     for name, event in events:
@@ -259,7 +279,7 @@ def _choices(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     answer: dict[str, Any],
-    scattered: dict[str, list[dict[str, Any]]],
+    scattered: _Scattered,
     output_tokens: int | None,
 ) -> tuple[Convention, list[LLMChoice]]:
     raw: list[dict[str, Any]] = []
@@ -285,14 +305,14 @@ def _choices(
             message["role"] = "assistant"
         # Attributes of the span cannot say which of several choices they mean.
         own: Mapping[str, Any] = attributes if len(messages) == 1 else {}
-        choices.append(
-            LLMChoice(
-                message,
-                reason if isinstance(reason, str) else None,
-                response_token_ids(own, answer, choice, counted),
-                response_logprobs(choice),
-            )
+        made = object.__new__(LLMChoice)
+        made.__dict__.update(
+            message=message,
+            finish_reason=reason if isinstance(reason, str) else None,
+            token_ids=response_token_ids(own, answer, choice, counted),
+            logprobs=response_logprobs(choice),
         )
+        choices.append(made)
     return convention, choices
 
 
@@ -300,7 +320,7 @@ def _answers(
     attributes: Mapping[str, Any],
     events: Sequence[tuple[str, Mapping[str, Any]]],
     answer: dict[str, Any],
-    scattered: dict[str, list[dict[str, Any]]],
+    scattered: _Scattered,
     said: list[Message],
 ) -> tuple[Convention, list[Message]]:
     if "gen_ai.output.messages" in attributes:
@@ -310,11 +330,11 @@ def _answers(
     spoken = answer_message(answer) if answer else None
     if spoken is not None:
         return "openinference", [spoken]
-    messages = openinference_messages(scattered.get("llm.output_messages.", ()))
+    messages = openinference_messages(scattered.get("llm.output_messages."))
     if messages:
         # The items of one answer of the Responses API are no alternatives.
         return "openinference", [_joined(messages)] if answer.get("object") == "response" else messages
-    messages = messages_of_entries(scattered.get("gen_ai.completion.", ()))
+    messages = messages_of_entries(scattered.get("gen_ai.completion."))
     if messages:
         return "gen_ai-indexed", messages
     for name, event in events:
@@ -364,8 +384,8 @@ def _tools(attributes: Mapping[str, Any], request: dict[str, Any]) -> list[dict[
     if not tools and "llm.tools.0.tool.json_schema" in attributes:
         entries = indexed(attributes, "llm.tools.")
         tools = [as_dict(parsed(as_dict(entry.get("tool")).get("json_schema"))) for entry in entries]
-    for prefix in _FUNCTIONS:
-        if not tools and f"{prefix}0.name" in attributes:
+    for prefix, first in zip(_FUNCTIONS, _FIRST_FUNCTIONS, strict=True):
+        if not tools and first in attributes:
             for entry in indexed(attributes, prefix):
                 if isinstance(entry.get("parameters"), str):
                     entry["parameters"] = parsed(entry["parameters"])

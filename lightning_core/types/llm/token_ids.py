@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, cast
 
 from .messages import as_dict, as_list, parsed
@@ -26,11 +27,19 @@ class TokenIds:
     missing: str | None = None
 
 
+def _found(ids: list[int], source: str) -> TokenIds:
+    # The constructor of a frozen dataclass takes twice as long, and this is called for every span.
+    found = object.__new__(TokenIds)
+    found.__dict__.update(ids=ids, source=source, missing=None)
+    return found
+
+
 _NO_PROMPT_IDS = TokenIds(missing="the engine gave no prompt token ids")
 _NO_RESPONSE_IDS = TokenIds(missing="the engine gave no response token ids")
 _PROMPT_KEYS = ("prompt_token_ids", "gen_ai.prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_KEYS = ("response_token_ids", "gen_ai.response_token_ids", "llm.hosted_vllm.response_token_ids")
 _TOKEN_AS_ID = "token_id:"
+_logprob = itemgetter("logprob")
 _STREAMED = "lightning.llm_proxy.streamed"
 
 
@@ -67,17 +76,17 @@ def prompt_token_ids(
     if answer:
         ids = _ids(answer.get("prompt_token_ids"))
         if ids is not None:
-            return TokenIds(ids, "prompt_token_ids of the raw answer")
+            return _found(ids, "prompt_token_ids of the raw answer")
         ids = _ids(_first_choice(answer).get("prompt_token_ids"))
         if ids is not None:
-            return TokenIds(ids, "choices[0].prompt_token_ids of the raw answer")
+            return _found(ids, "choices[0].prompt_token_ids of the raw answer")
     if isinstance(request.get("prompt"), list):
         ids = _ids(request["prompt"])
         if ids is not None:
-            return TokenIds(ids, "prompt of the raw request")
+            return _found(ids, "prompt of the raw request")
     for key in _PROMPT_KEYS:
         if key in attributes and (ids := _ids(attributes[key])) is not None:
-            return TokenIds(ids, key)
+            return _found(ids, key)
     return _NO_PROMPT_IDS
 
 
@@ -116,10 +125,10 @@ def response_token_ids(
             if pieced and output_tokens is not None and len(ids) != output_tokens:
                 short = f"the engine counted {output_tokens} response tokens, but {name} holds {len(ids)} ids"
                 continue
-            return TokenIds(ids, f"{name} of the raw answer's choice")
+            return _found(ids, f"{name} of the raw answer's choice")
     for key in _RESPONSE_KEYS:
         if key in attributes and (ids := _ids(attributes[key])) is not None:
-            return TokenIds(ids, key)
+            return _found(ids, key)
     return TokenIds(missing=short) if short is not None else _NO_RESPONSE_IDS
 
 
@@ -162,7 +171,7 @@ def response_logprobs(choice: Mapping[str, Any]) -> list[float] | None:
     logprobs = cast("dict[str, Any]", given)
     values: list[Any] = as_list(logprobs.get("content"))
     try:
-        values = [entry["logprob"] for entry in values] or as_list(logprobs.get("token_logprobs"))
+        values = list(map(_logprob, values)) if values else as_list(logprobs.get("token_logprobs"))
     except (KeyError, TypeError):
         return None
     kinds = set(map(type, values))
