@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import HealthCheck, settings
 
 # The same examples every time, so that a failure can be seen again, and none fails for a busy machine.
@@ -15,3 +17,9 @@ settings.register_profile(
 # Where the same code is tried with other versions of what it uses; `nox -s tests` tries all examples.
 settings.register_profile("brief", settings.get_profile("full"), max_examples=20)
 settings.load_profile("full")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays, and is much: the garbage collector, which many tests run, need not look at it again."""
+    gc.collect()
+    gc.freeze()
