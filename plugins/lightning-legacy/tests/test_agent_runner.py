@@ -38,7 +38,7 @@ class CallAdapter(TraceAdapter[list[Triplet]]):
 
     def adapt(self, source: Any, /) -> list[Triplet]:
         triplets: list[Triplet] = []
-        for span in source:
+        for span in sorted(source, key=lambda span: getattr(span, "sequence_id", 0)):
             attributes = dict(span.attributes)
             if span.name == "call":
                 triplets.append(Triplet(prompt=attributes["prompt"], response="r"))
@@ -142,11 +142,21 @@ def test_the_returned_reward_goes_before_those_emitted():
 
 @pytest.mark.parametrize("half", HALVES)
 def test_triplets_are_posted_as_they_are_with_the_last_reward(half: str):
-    triplets = [Triplet(prompt=1, response=2, reward=0.5), Triplet(prompt=3, response=4)]
+    rewards = [0.25, 0.5, None]
+    triplets = [Triplet(prompt=1, response=2, reward=reward) for reward in rewards]
     report = posted(triplets, half)
     assert report.triplets == triplets
     assert report.final_reward == 0.5
     assert names(report) == ["call"]
+
+
+def test_the_reward_of_triplets_goes_before_one_that_was_emitted():
+    def result() -> list[Triplet]:
+        emit_reward(0.25)
+        return [Triplet(prompt=1, response=2, reward=0.5)]
+
+    report = posted(result, "sync")
+    assert (report.final_reward, names(report)) == (0.5, ["call", "lightning.reward"])
 
 
 def test_triplets_without_rewards_leave_it_to_the_spans():
@@ -231,6 +241,13 @@ def test_a_whole_rollout_is_posted_as_it_is():
         metadata={"mine": 1},
     )
     assert posted(whole, "sync") == whole
+
+
+def test_the_reward_of_a_rollout_without_triplets_is_part_of_the_trace():
+    report = posted(Rollout(rollout_id="local-0", final_reward=0.5), "sync")
+    assert report.final_reward == 0.5
+    assert report.triplets == [Triplet(prompt="a", response="r", reward=0.5)]
+    assert names(report) == ["call", "lightning.reward"]
 
 
 def test_a_rollout_of_triplets_has_their_reward():
@@ -393,8 +410,11 @@ def test_a_task_gets_its_own_resources_or_else_the_latest(half: str):
         Task(rollout_id="2", input="a"),
         resources={key: {"llm": LLM(endpoint="http://x", model=str(key))} for key in ("first", None)},
     )
-    assert run_all(runner_of(Looking(), client), half) == 2
+    runner = runner_of(Looking(), client)
+    assert run_all(runner, half) == 2
     assert got == ["first", "None"]
+    # A client of one's own may return nothing.
+    assert runner.rollouts == {"succeeded": 2}
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -543,7 +563,7 @@ def test_a_sync_agent_may_use_a_loop_of_its_own_and_finds_its_runner(half: str):
     class Looping(LitAgent[Any]):
         def training_rollout(self, task: Any, resources: Any, rollout: Any) -> float:
             seen.append((self.runner is runner, self.tracer is runner.tracer, variable.get()))
-            seen.append(threading.current_thread() is thread)
+            seen.append((threading.current_thread() is thread, threading.current_thread().daemon))
             return asyncio.run(self.think())
 
         async def think(self) -> float:
@@ -554,8 +574,8 @@ def test_a_sync_agent_may_use_a_loop_of_its_own_and_finds_its_runner(half: str):
     variable.set("here")
     assert run_all(runner, half) == 1
     assert loader.rollouts[0].final_reward == 0.5
-    # The async half keeps its loop free.
-    assert seen == [(True, True, "here"), half == "sync"]
+    # The async half keeps its loop free, and an agent that is stuck must not keep the process alive.
+    assert seen == [(True, True, "here"), (True, False) if half == "sync" else (False, True)]
 
 
 async def test_the_sync_half_works_inside_of_a_running_loop():
@@ -625,8 +645,26 @@ class OldAsync(LitAgent[Any]):
         return [Triplet(prompt=task, response=(rollout_id, resources["main_llm"].model))]
 
 
+class OldMain(OldSync):
+    def rollout(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return self.training_rollout(task, rollout_id, resources)
+
+
+class OldMainAsync(OldSync):
+    async def rollout_async(self, task: Any, rollout_id: str, resources: Any) -> Any:  # type: ignore[override]
+        return self.training_rollout(task, rollout_id, resources)
+
+
 @pytest.mark.parametrize(
-    ("half", "agent"), [("sync", OldSync()), ("async", OldSync()), ("async", OldAsync())]
+    ("half", "agent"),
+    [
+        ("sync", OldSync()),
+        ("sync", OldMain()),
+        ("async", OldSync()),
+        ("async", OldMain()),
+        ("async", OldAsync()),
+        ("async", OldMainAsync()),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*has the v0.1 form:DeprecationWarning")
 def test_agents_of_the_v0_1_form_run(half: str, agent: LitAgent[Any]):
@@ -814,6 +852,33 @@ def test_a_runner_that_was_set_up_by_hand_stays_so():
     assert tracer.life == ["init", ("worker", 4), ("end of worker", 4), "teardown"]
 
 
+def test_runners_that_share_an_agent_are_told_apart_also_in_other_threads():
+    seen: list[Any] = []
+
+    class Looking(LitAgent[Any]):
+        def training_rollout(self, task: Any, resources: Any, rollout: Any) -> None:
+            seen.append(self.runner)
+
+    agent = Looking()
+    runners = [runner_of(agent), runner_of(agent)]
+    for runner in runners:
+        runner.init_worker()
+        thread = threading.Thread(target=runner.run)
+        thread.start()
+        thread.join()
+    assert seen == runners
+
+
+def test_a_task_that_does_not_begin_calls_no_hook():
+    class Hooked(LitAgent[Any]):
+        def on_rollout_end(self, task: Task, rollout: Any, runner: Any, tracer: Any) -> None:
+            raise AssertionError("it has not begun")
+
+    client = Fake(Task(rollout_id="1", input="a"), resources={})
+    assert runner_of(Hooked(), client).iter() == 1
+    assert "has none" in client.posted[0].metadata["error"]
+
+
 # trained_agents
 
 
@@ -848,6 +913,12 @@ def test_the_adapters_own_agent_match_goes_before_trained_agents(caplog: pytest.
     given = MatchingAdapter("writer")
     assert runner_of(trained("planner"), triplet_exporter=given).triplet_exporter is given
     assert "trained_agents='planner' has no effect" in caplog.text
+
+
+def test_an_agent_match_that_is_the_same_is_left_alone(caplog: pytest.LogCaptureFixture):
+    given = MatchingAdapter("planner")
+    assert runner_of(trained("planner"), triplet_exporter=given).triplet_exporter is given
+    assert caplog.text == ""
 
 
 def test_an_adapter_that_cannot_tell_agents_apart_is_refused():
