@@ -73,9 +73,13 @@ def read_text(annotation: Any, text: str) -> Any:
     if annotation is Any:
         return _yaml_or_text(text)
     try:
-        adapter = TypeAdapter[Any](annotation)
-    except (PydanticUserError, TypeError):
+        return _read_as(TypeAdapter[Any](annotation), text)
+    except (PydanticUserError, TypeError, NameError, SyntaxError):
+        # Only the name of the type is known, or it is of no kind that can be checked.
         return _yaml_or_text(text)
+
+
+def _read_as(adapter: TypeAdapter[Any], text: str) -> Any:
     if nullable_str(text) is None and _fits(adapter, None):
         return None
     candidates = [(text, True), (_yaml_or_text(text), False), (text, False)]
@@ -85,7 +89,7 @@ def read_text(annotation: Any, text: str) -> Any:
         if _fits(adapter, candidate, strict=strict):
             return candidate
     # What is wrong with it is found again, and said, where it is used.
-    return candidates[0][0]
+    return text
 
 
 def merged(tree: dict[str, Any], key: KeyPath, value: Any) -> dict[str, Any]:

@@ -310,7 +310,7 @@ def test_resources_are_read_by_their_kind(run: Run, only_core: PluginManager) ->
         *("--trainer.initial_resources.llm.resource_type", "llm"),
         *("--trainer.initial_resources.llm.model", "8"),
         *("--trainer.initial_resources.llm.endpoint", "http://localhost/v1"),
-        *("--trainer.initial_resources.llm.sampling_parameters.temperature", "0.5"),
+        *("--trainer.initial_resources.llm.sampling_parameters.temperature", "5e-1"),
     ).initial_resources
     assert changed["prompt"].template == "{answer}"
     assert changed["llm"].model == "8"
