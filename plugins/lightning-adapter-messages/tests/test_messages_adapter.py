@@ -393,3 +393,9 @@ def test_an_explanation_reads_well() -> None:
         f"call #1 ChatCompletion [{spans[1].span_id}]: no example, message 1, of the assistant, is empty",
         "note: 3 spans without a parent in the trace hang from a virtual root",
     ]
+
+
+def test_the_tree_that_the_adapter_sees_can_be_drawn() -> None:
+    spans = make_trace([call([user("q")], assistant("a")), ("agent", {})], parents=[1, None])
+    drawn = str(TraceMessagesAdapter(llm_call_match="agent").tree(spans)).splitlines()
+    assert [line.endswith("(LLM call)") for line in drawn] == [True, False]

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_adapter_triplet import CallFinder, RecordedCall, TraceCalls
+from lightning_adapter_triplet import CallAdapter, RecordedCall, TraceCalls
 
-from lightning_core.adapter.base import TraceAdapter
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import SpanLike
 
@@ -23,7 +22,7 @@ __all__ = ["TraceMessagesAdapter"]
 logger = logging.getLogger(__name__)
 
 
-class TraceMessagesAdapter(TraceAdapter[list[ChatExample]]):
+class TraceMessagesAdapter(CallAdapter[list[ChatExample]]):
     """Makes an example of every LLM call of an attempt, in order of sequence ids: a line of a fine-tuning file.
 
     An example is JSON-able, and valid for OpenAI's fine-tuning::
@@ -60,13 +59,9 @@ class TraceMessagesAdapter(TraceAdapter[list[ChatExample]]):
     ) -> None:
         if per not in ("call", "conversation"):
             raise ConfigurationError(f"per: {per!r} is neither 'call' nor 'conversation'")
-        self.agent_match = agent_match
-        self.llm_call_match = llm_call_match
-        self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
-        self.repair_hierarchy = repair_hierarchy
+        super().__init__(agent_match, llm_call_match, exclude_llm_call_in_reward, repair_hierarchy)
         self.per = per
         self.keep_reasoning = keep_reasoning
-        self._finder = CallFinder(agent_match, llm_call_match, exclude_llm_call_in_reward, repair_hierarchy)
 
     def adapt(self, source: Sequence[SpanLike], /) -> list[ChatExample]:
         """Make the examples of one attempt. Logs a warning if there are none, or if a call would make no valid one."""
@@ -88,7 +83,7 @@ class TraceMessagesAdapter(TraceAdapter[list[ChatExample]]):
         return self._analyse(source).explanation()
 
     def _analyse(self, source: Sequence[SpanLike]) -> _Analysis:
-        trace = self._finder.find(source)
+        trace = self.finder.find(source)
         analysis = _Analysis(trace)
         for call in trace.calls:
             try:

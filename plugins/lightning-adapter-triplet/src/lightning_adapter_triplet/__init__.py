@@ -6,6 +6,7 @@ __version__ = "1.0.0"
 
 if TYPE_CHECKING:
     from .adapter import TraceTripletAdapter as TraceTripletAdapter
+    from .calls import CallAdapter as CallAdapter
     from .calls import CallFinder as CallFinder
     from .calls import TraceCalls as TraceCalls
     from .duplicates import RecordedCall as RecordedCall
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .tree import TraceTree as TraceTree
 
 _NAMES = {
+    "CallAdapter": "calls",
     "CallExplanation": "explanation",
     "CallFinder": "calls",
     "LlmProxyTripletAdapter": "proxy",
@@ -32,6 +34,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "CallAdapter",
     "CallExplanation",
     "CallFinder",
     "LlmProxyTripletAdapter",

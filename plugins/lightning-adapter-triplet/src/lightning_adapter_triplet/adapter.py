@@ -7,24 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_core.adapter.base import TraceAdapter
 from lightning_core.adapter.credit import CreditPolicy
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import LLMCall, LLMChoice, SpanLike, Triplet
 
-from .calls import CallFinder, TraceCalls
+from .calls import CallAdapter, TraceCalls
 from .duplicates import RecordedCall
 from .explanation import CallExplanation, RewardExplanation, TripletExplanation
 from .policy import RewardMatchPolicy, as_given
 from .rewards import GivenReward, credit_of, match_rewards
-from .tree import TraceNode, TraceTree
+from .tree import TraceNode
 
 __all__ = ["TraceTripletAdapter"]
 
 logger = logging.getLogger(__name__)
 
 
-class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
+class TraceTripletAdapter(CallAdapter[list[Triplet]]):
     """Makes one :class:`~lightning_core.types.Triplet` of every LLM call of an attempt, in order of sequence ids.
 
     A triplet is JSON-able::
@@ -60,16 +59,12 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
         repair_hierarchy: bool = True,
         reward_match: Any = RewardMatchPolicy.FIRST_OCCURRENCE,
     ) -> None:
-        self.agent_match = agent_match
-        self.llm_call_match = llm_call_match
-        self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
-        self.repair_hierarchy = repair_hierarchy
+        super().__init__(agent_match, llm_call_match, exclude_llm_call_in_reward, repair_hierarchy)
         self.reward_match = as_given(reward_match)
         try:
             self.credit = credit_of(reward_match)
         except ConfigurationError as error:
             raise ConfigurationError(f"reward_match: {error}") from None
-        self._finder = self._make_finder()
 
     def adapt(self, source: Sequence[SpanLike], /) -> list[Triplet]:
         """Make the triplets of one attempt. Logs a warning if there are none, or if no reward found its call."""
@@ -85,17 +80,8 @@ class TraceTripletAdapter(TraceAdapter[list[Triplet]]):
         """Say which reward landed on which call, by which rule, and why a span or the trace gave no triplet."""
         return self._analyse(source).explanation()
 
-    def tree(self, source: Sequence[SpanLike]) -> TraceTree:
-        """Return the tree that the adapter sees; ``str()`` draws it."""
-        return self._finder.tree(source)
-
-    def _make_finder(self) -> CallFinder:
-        return CallFinder(
-            self.agent_match, self.llm_call_match, self.exclude_llm_call_in_reward, self.repair_hierarchy
-        )
-
     def _analyse(self, source: Sequence[SpanLike]) -> _Analysis:
-        trace = self._finder.find(source)
+        trace = self.finder.find(source)
         matches = match_rewards(trace.tree, trace.calls, trace.rewards, self.credit)
         return _Analysis(trace, self.credit, matches)
 

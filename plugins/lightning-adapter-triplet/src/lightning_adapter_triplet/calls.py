@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from lightning_core.adapter.base import TraceAdapter
 from lightning_core.errors import ConfigurationError
 from lightning_core.types import LLMCall, SpanLike
 
@@ -16,7 +17,9 @@ from .duplicates import RecordedCall, merge_duplicates
 from .rewards import FoundReward, find_rewards
 from .tree import TraceNode, TraceTree
 
-__all__ = ["CallFinder", "TraceCalls"]
+__all__ = ["CallAdapter", "CallFinder", "TraceCalls"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -149,6 +152,43 @@ class CallFinder:
                 f"{reason} ({count} times)" if count > 1 else reason for reason, count in reasons
             )
         return self.without_calls(trace.tree)
+
+
+class CallAdapter(TraceAdapter[T]):
+    """An adapter that reads the LLM calls of a trace, and makes of them what its subclass says.
+
+    Args:
+        agent_match: Regular expression: only the calls of agents whose name it matches are taken.
+        llm_call_match: Regular expression: the spans whose name it matches are the LLM calls.
+        exclude_llm_call_in_reward: Whether the calls that a reward function made are left out.
+        repair_hierarchy: Whether parents are found for spans that have none.
+
+    Raises:
+        ConfigurationError: If a pattern is no regular expression. This is a ``ValueError``.
+    """
+
+    def __init__(
+        self,
+        agent_match: str | None = None,
+        llm_call_match: str | None = None,
+        exclude_llm_call_in_reward: bool = True,
+        repair_hierarchy: bool = True,
+    ) -> None:
+        self.agent_match = agent_match
+        self.llm_call_match = llm_call_match
+        self.exclude_llm_call_in_reward = exclude_llm_call_in_reward
+        self.repair_hierarchy = repair_hierarchy
+        self.finder = self.make_finder()
+
+    def make_finder(self) -> CallFinder:
+        """Return what finds the calls."""
+        return CallFinder(
+            self.agent_match, self.llm_call_match, self.exclude_llm_call_in_reward, self.repair_hierarchy
+        )
+
+    def tree(self, source: Sequence[SpanLike]) -> TraceTree:
+        """Return the tree that the adapter sees; ``str()`` draws it."""
+        return self.finder.tree(source)
 
 
 def failure(node: TraceNode) -> str | None:

@@ -49,7 +49,8 @@ class LlmProxyTripletAdapter(TraceTripletAdapter):
         self.require_token_ids = require_token_ids
         super().__init__(llm_call_match=llm_call_match, repair_hierarchy=False, reward_match=reward_match)
 
-    def _make_finder(self) -> CallFinder:
+    def make_finder(self) -> CallFinder:
+        """Return what finds the calls of a gateway."""
         return _GatewayCalls(self.llm_call_match, self.require_token_ids)
 
 
