@@ -177,3 +177,16 @@ class Door:
     def __init__(self, password: str = "sesame") -> None:
         if password != "sesame":
             raise ConfigurationError("the door stays closed")
+
+
+class Proxy:
+    """What an LLM proxy is at the least."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+
+    def start(self) -> None:
+        """Start."""
+
+    def stop(self) -> None:
+        """Stop."""

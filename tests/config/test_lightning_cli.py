@@ -234,6 +234,13 @@ def test_a_part_may_be_json_an_import_path_or_none(
     assert [hook.text for hook in trainer.hooks] == [["hello"]]
 
 
+def test_a_proxy_is_a_part_though_there_is_no_class_of_proxies(
+    run: Run, classes: ModuleType, only_core: PluginManager
+) -> None:
+    trainer = run(Trainer, "--trainer.llm-proxy", "cli_classes:Proxy", "--trainer.llm-proxy.port", "3")
+    assert trainer.llm_proxy.port == 3
+
+
 def test_hooks_are_a_list_to_which_a_plus_adds(
     run: Run, classes: ModuleType, only_core: PluginManager
 ) -> None:
