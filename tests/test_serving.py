@@ -47,6 +47,7 @@ async def test_an_async_block_does_so_in_another_thread():
         ("::1", None, None),
         ("localhost", None, None),
         ("0.0.0.0", None, "a thing on '0.0.0.0' can be reached from other machines: give it a token"),
+        ("192.168.1.2", None, "a thing on '192.168.1.2' can be reached from other machines"),
         ("0.0.0.0", "long-enough", None),
         ("127.0.0.1", "short", "at least 8 characters"),
         ("127.0.0.1", "with\nlines and more", "printable ASCII"),
