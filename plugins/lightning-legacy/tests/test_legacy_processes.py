@@ -181,6 +181,7 @@ def test_ctrl_c_lets_tasks_in_hand_end_and_then_drops_them(
         assert process.returncode == 130
         assert "Traceback" not in err
         assert "tasks in hand have 0.2 s to end" in err
+        assert "SIGKILL" not in err
         until(lambda: session(process.pid) == [], "the end of all processes")
     assert [run_sync(server.get_completed_rollout(each)) for each in hanging] == [None] * workers
 

@@ -63,8 +63,8 @@ class Crew:
         with self._counted_interrupts():
             try:
                 for worker in workers:
-                    self._workers.append(worker)
                     worker.start()
+                    self._workers.append(worker)
                 if algorithm is not None:
                     algorithm.start()
                     self._algorithm = algorithm
@@ -100,12 +100,12 @@ class Crew:
             ended = algorithm is not None and algorithm.finished
             return ended or all(worker.finished for worker in self._workers)
 
-        if not self._until(over) or algorithm is None or algorithm.finished:
+        if not self._until(over, presses=0) or algorithm is None or algorithm.finished:
             return
         if all(worker.error is not None for worker in self._workers):
             return
         # They have reached max_tasks, or there are no more tasks. What the algorithm waits for may not come.
-        if not self._until(lambda: algorithm.finished, GRACEFUL_SECONDS):
+        if not self._until(lambda: algorithm.finished, GRACEFUL_SECONDS, presses=0):
             logger.warning("all workers are done; ending the algorithm")
 
     def _end(self) -> None:
@@ -123,8 +123,7 @@ class Crew:
                 if not worker.finished:
                     getattr(worker, step)()
             seconds = CANCEL_SECONDS if number else GRACEFUL_SECONDS
-            hurried = self._presses > presses + number
-            if self._until(self._all_ended, 0.0 if hurried else seconds):
+            if self._until(self._all_ended, seconds, presses=presses + number):
                 return
         parts = [*self._workers, *([self._algorithm] if self._algorithm is not None else [])]
         for part in parts:
@@ -136,9 +135,8 @@ class Crew:
             self._algorithm is None or self._algorithm.finished
         )
 
-    def _until(self, reached: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Wait until it is reached, so many seconds have passed, or Ctrl+C is pressed (once more)."""
-        presses = self._presses
+    def _until(self, reached: Callable[[], bool], seconds: float | None = None, *, presses: int) -> bool:
+        """Wait until it is reached, so many seconds have passed, or Ctrl+C was pressed more than so many times."""
         give_up = None if seconds is None else time.monotonic() + seconds
         while True:
             self._report_deaths()
