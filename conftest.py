@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +18,10 @@ settings.register_profile(
 # Where the same code is tried with other versions of what it uses; `nox -s tests` tries all examples.
 settings.register_profile("brief", settings.get_profile("full"), max_examples=20)
 settings.load_profile("full")
+
+# A shell has what it runs in the background ignore Ctrl+C, which is inherited; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
