@@ -33,7 +33,14 @@ def test_the_doors_of_the_core_open_onto_it(door: str, name: str):
 
 def test_a_program_that_closes_nothing_ends_without_a_complaint():
     code = """
-import asyncio
+import asyncio, atexit
+
+@atexit.register
+def look():
+    from lightning_legacy import sessions
+    print(sessions._session.closed)
+
+# What is registered now is done before.
 from lightning_legacy import AgentLightningClient, AgentLightningServer
 from lightning_core.types import Rollout
 
@@ -50,7 +57,7 @@ client.post_rollout(Rollout(rollout_id=client.poll_next_task().rollout_id))
     result = subprocess.run(
         [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=100, check=False
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")

@@ -94,7 +94,7 @@ class Connection:
         """Send one request, once.
 
         Returns:
-            The answer: a success, or a refusal of what was asked (400, 404, 413, 422).
+            The answer, which may be that the request is refused (a status from 400 on).
 
         Raises:
             Trouble: If it is worth trying again.
@@ -160,8 +160,6 @@ class Connection:
             value = from_json(body)
         except ValueError:
             raise self.stranger(asked, f"with status {status} and {_shown(body)}") from None
-        if not 200 <= status < 300 and status not in (400, 404, 413, 422):
-            raise self.stranger(asked, f"with status {status}: {_shown(body)}")
         return Answer(status, value, body)
 
     def stranger(self, asked: str, answered: str) -> LegacyServerError:

@@ -20,9 +20,8 @@ _of_parents: list[aiohttp.ClientSession] = []
 def shared_session() -> aiohttp.ClientSession:
     """Return the session of the running loop, which is the bridge's; it is closed when the process ends."""
     global _session, _loop
-    loop = asyncio.get_running_loop()
-    if _session is None or _session.closed:
-        _loop = loop
+    if _session is None:
+        _loop = asyncio.get_running_loop()
         _session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         )
@@ -31,8 +30,8 @@ def shared_session() -> aiohttp.ClientSession:
 
 @atexit.register
 def _close() -> None:
-    # Not closed, it would say so at the end of every program.
-    if _session is None or _session.closed or _loop is None:
+    # Not closed, it would say so at the end of many a program.
+    if _session is None or _loop is None:
         return
     closing = asyncio.run_coroutine_threadsafe(_session.close(), _loop)
     try:
