@@ -316,7 +316,7 @@ def _left_since(before: Counter[str]) -> Counter[str]:
 
     What it does not hold any more does not count: other tests may have left something, which ends when it likes.
     """
-    give_up = time.monotonic() + 5.0
+    give_up = time.monotonic() + 20.0
     while (left := _held() - before) and time.monotonic() < give_up:
         threading.Event().wait(0.05)
     return left
