@@ -27,6 +27,7 @@ class FaultyProxy:
         listen: The address to listen on.
 
     Attributes:
+        target: Where new connections go: a server that is started again may have another port.
         delay: How long each piece of data is held back, in seconds, in both directions.
         refusing: Whether new connections are closed at once.
         connections: How many connections were accepted.
@@ -34,7 +35,7 @@ class FaultyProxy:
     """
 
     def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1") -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._listen = listen
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -86,7 +87,7 @@ class FaultyProxy:
         upstream: asyncio.StreamWriter | None = None
         try:
             if not self.refusing:
-                answers, upstream = await asyncio.open_connection(*self._target)
+                answers, upstream = await asyncio.open_connection(*self.target)
                 self._open.add(upstream)
                 sending = asyncio.create_task(self._pass(reader, upstream))
                 try:

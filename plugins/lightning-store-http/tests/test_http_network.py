@@ -189,18 +189,14 @@ async def test_a_repeated_request_is_harmless_across_a_restart_of_the_server(tmp
     """Traps 3 and 6: the answer is lost, and the server that is asked again has never heard of the request."""
     sqlite = pytest.importorskip("lightning_store_sqlite")
     path, token = tmp_path / "runs.db", "one-token"
-    port = 0
 
     def start() -> LightningStoreServer:
-        server = LightningStoreServer(
-            sqlite.SqliteLightningStore(path, synchronous="normal"), port=port, token=token
-        )
+        server = LightningStoreServer(sqlite.SqliteLightningStore(path, synchronous="normal"), token=token)
         server.start()
         return server
 
     server = start()
-    port = server.port
-    async with FaultyProxy("127.0.0.1", port) as proxy:
+    async with FaultyProxy("127.0.0.1", server.port) as proxy:
         client = LightningStoreClient(f"http://127.0.0.1:{proxy.port}", token=token, retry_seconds=PATIENCE)
 
         async def lose(call):
@@ -215,6 +211,8 @@ async def test_a_repeated_request_is_harmless_across_a_restart_of_the_server(tmp
             await asyncio.to_thread(server.stop)
             await server.store.close()
             server = await asyncio.to_thread(start)
+            # Its old port may be somebody else's by now.
+            proxy.target = "127.0.0.1", server.port
             proxy.refusing = False
             return await running
 

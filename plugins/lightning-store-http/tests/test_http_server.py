@@ -17,6 +17,7 @@ from lightning_store_http.service import identify
 
 from lightning_core.errors import ConfigurationError, ExecutionError, StoreUnavailableError
 from lightning_core.store import EnqueueRequest, InMemoryLightningStore, StoreCapabilities
+from lightning_core.testing.network import FaultyProxy
 
 PATIENCE = 30
 
@@ -170,11 +171,16 @@ def test_a_server_whose_store_cannot_be_read_says_why_it_does_not_start(monkeypa
 
 async def test_a_client_never_talks_to_a_stranger(store):
     """Trap 25: a server with other data on the same port gets no request carried out."""
-    with LightningStoreServer(store, token="one-token") as first:
-        client = LightningStoreClient(first.url, token="one-token")
-        await client.enqueue_rollout(1)
     other = InMemoryLightningStore()
-    with LightningStoreServer(other, port=first.port, token="one-token") as second:
+    async with (
+        LightningStoreServer(store, token="one-token") as first,
+        LightningStoreServer(other, token="one-token") as second,
+        FaultyProxy("127.0.0.1", first.port) as proxy,
+    ):
+        client = LightningStoreClient(f"http://127.0.0.1:{proxy.port}", token="one-token")
+        await client.enqueue_rollout(1)
+        proxy.target = "127.0.0.1", second.port
+        proxy.cut()
         assert second.nonce != first.nonce
         with pytest.raises(StoreUnavailableError, match="another server answers"):
             await client.enqueue_rollout(2)
@@ -189,7 +195,7 @@ async def test_a_client_never_talks_to_a_stranger(store):
             await strict.add_resources({})
         assert (await other.statistics()).resources == 0
         await strict.close()
-    await client.close()
+        await client.close()
 
 
 def test_a_request_for_another_store_is_refused_before_anything_else(server):
@@ -206,27 +212,26 @@ async def test_the_same_data_served_again_are_no_stranger(tmp_path):
     sqlite = pytest.importorskip("lightning_store_sqlite")
     path = tmp_path / "runs.db"
     nonces: list[str] = []
-    client = None
-    for number in range(2):
+    async with FaultyProxy("127.0.0.1", 0) as proxy:
+        client = LightningStoreClient(f"http://127.0.0.1:{proxy.port}", token="one-token")
+        for number in range(2):
+            store = sqlite.SqliteLightningStore(path, synchronous="normal")
+            async with LightningStoreServer(store, token="one-token") as server:
+                proxy.target = "127.0.0.1", server.port
+                nonces.append(server.nonce)
+                assert (await asyncio.to_thread(lambda: client.capabilities)).durable
+                await client.enqueue_rollout(number)
+            await store.close()
+        assert nonces[0] == nonces[1]
+        path.unlink()
         store = sqlite.SqliteLightningStore(path, synchronous="normal")
-        server = LightningStoreServer(store, port=client._peer_port if client else 0, token="one-token")
-        async with server:
-            nonces.append(server.nonce)
-            if client is None:
-                client = LightningStoreClient(server.url, token="one-token")
-                client._peer_port = server.port
-            assert client.capabilities.durable
-            await client.enqueue_rollout(number)
+        async with LightningStoreServer(store, token="one-token") as other:
+            proxy.target = "127.0.0.1", other.port
+            assert other.nonce not in nonces
+            with pytest.raises(StoreUnavailableError, match="another server answers"):
+                await client.query_runs()
         await store.close()
-    assert nonces[0] == nonces[1]
-    path.unlink()
-    store = sqlite.SqliteLightningStore(path, synchronous="normal")
-    async with LightningStoreServer(store, port=server.port, token="one-token") as other:
-        assert other.nonce not in nonces
-        with pytest.raises(StoreUnavailableError, match="another server answers"):
-            await client.query_runs()
-    await store.close()
-    await client.close()
+        await client.close()
 
 
 async def test_servers_that_begin_at_once_with_new_data_have_one_nonce(store, monkeypatch):
