@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from lightning_core.types import SpanLike
 
@@ -69,6 +71,20 @@ class TraceAdapter(BaseAdapter[Sequence[SpanLike], T_co], Generic[T_co]):
     @abstractmethod
     def adapt(self, source: Sequence[SpanLike], /) -> T_co:
         """Convert the spans of one attempt."""
+
+    def warn(self, message: str, *args: object) -> None:
+        """Log a warning about a trace, and of those with the same message the 1st, 2nd, 4th, 8th and so on.
+
+        Args:
+            message: A format for ``logging``; what differs from trace to trace belongs into ``args``.
+            args: Its arguments.
+        """
+        counts = cast("Counter[str]", vars(self).setdefault("_warnings", Counter()))
+        counts[message] += 1
+        times = counts[message]
+        if times & (times - 1) == 0:
+            more = f" (so far {times} traces like this)" if times > 1 else ""
+            logging.getLogger(type(self).__module__).warning("%s%s", message % args, more)
 
     def explain(self, source: Sequence[SpanLike], /) -> Explanation:
         """Say what was made of which span, and why nothing was made of the others."""

@@ -6,7 +6,6 @@ compacted or forked, another trajectory branches off. Text is never compared: th
 
 from __future__ import annotations
 
-import logging
 from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,6 @@ __all__ = [
     "merge_turns",
     "turns_of",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -317,7 +314,7 @@ class TrajectoryAdapter(TraceAdapter[list[Trajectory]]):
         turns = self._turns(source)
         apart = _apart(turns)
         if apart:
-            logger.warning(
+            self.warn(
                 "%d of %d turns are in no trajectory; the first: %s. %s",
                 len(apart),
                 len(turns),

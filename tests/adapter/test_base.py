@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from lightning_core.adapter import BaseAdapter, Explanation, TraceAdapter
 from lightning_core.testing.adapter import make_trace
 from lightning_core.types import SpanLike
@@ -47,4 +49,20 @@ def test_notes_are_lines_of_the_text() -> None:
         "2 spans -> 1 training sample",
         "one",
         "two",
+    ]
+
+
+def test_warnings_that_keep_coming_thin_out(caplog: pytest.LogCaptureFixture) -> None:
+    adapter, another = Names(), Names()
+    for number in range(1, 10):
+        adapter.warn("%d spans of no use in %s", number, "a trace")
+    adapter.warn("something else")
+    another.warn("%d spans of no use in %s", 0, "a trace")
+    assert caplog.messages == [
+        "1 spans of no use in a trace",
+        "2 spans of no use in a trace (so far 2 traces like this)",
+        "4 spans of no use in a trace (so far 4 traces like this)",
+        "8 spans of no use in a trace (so far 8 traces like this)",
+        "something else",
+        "0 spans of no use in a trace",
     ]

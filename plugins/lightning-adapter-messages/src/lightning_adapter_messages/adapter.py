@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from .example import ChatExample, UnfitCallError, make_example
 from .explanation import CallMessages, MessagesExplanation
 
 __all__ = ["TraceMessagesAdapter"]
-
-logger = logging.getLogger(__name__)
 
 
 class TraceMessagesAdapter(CallAdapter[list[ChatExample]]):
@@ -68,9 +65,9 @@ class TraceMessagesAdapter(CallAdapter[list[ChatExample]]):
         analysis = self._analyse(source)
         empty = analysis.empty_because()
         if source and empty is not None:
-            logger.warning("%d spans gave no example: %s", len(source), empty)
+            self.warn("%d spans gave no example: %s", len(source), empty)
         elif analysis.unfit:
-            logger.warning(
+            self.warn(
                 "%d of %d LLM calls gave no example: %s",
                 len(analysis.unfit),
                 len(analysis.trace.calls),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,6 @@ from .rewards import GivenReward, credit_of, match_rewards
 from .tree import TraceNode
 
 __all__ = ["TraceTripletAdapter"]
-
-logger = logging.getLogger(__name__)
 
 
 class TraceTripletAdapter(CallAdapter[list[Triplet]]):
@@ -71,9 +68,9 @@ class TraceTripletAdapter(CallAdapter[list[Triplet]]):
         analysis = self._analyse(source)
         trace, warning = analysis.trace, analysis.warning()
         if source and trace.empty_because is not None:
-            logger.warning("%d spans gave no triplet: %s", len(source), trace.empty_because)
+            self.warn("%d spans gave no triplet: %s", len(source), trace.empty_because)
         elif warning is not None:
-            logger.warning("%s", warning)
+            self.warn("%s", warning)
         return [_triplet(call, trace.agents[call.node], analysis.matches.get(call)) for call in trace.calls]
 
     def explain(self, source: Sequence[SpanLike], /) -> TripletExplanation:
