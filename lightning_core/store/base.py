@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from opentelemetry.sdk.trace import ReadableSpan
 
 from lightning_core.errors import ConfigurationError
-from lightning_core.store.arguments import (
+from lightning_core.store._arguments import (
     UNSET,
     EnqueueRequest,
     Maybe,
