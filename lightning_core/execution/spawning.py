@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
 import types
 from collections.abc import Generator
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 from lightning_core.logging import configure_logger, configured_level
 
-__all__ = ["LogSettings", "interrupts_held_back", "script_left_alone"]
+__all__ = ["LogSettings", "script_left_alone"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,6 @@ class LogSettings:
             logging.basicConfig(level=self.level, format=self.format or logging.BASIC_FORMAT)
         if self.shown is not None:
             configure_logger(self.shown)
-
-
-@contextlib.contextmanager
-def interrupts_held_back() -> Generator[None]:
-    """Have the new process begin with SIGINT blocked: before it can handle it, it would end with a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

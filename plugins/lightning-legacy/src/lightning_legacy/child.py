@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from lightning_core.execution.event import StopEvent
+from lightning_core.execution.interrupts import leave_interrupts_to_parent
 from lightning_core.execution.orphans import is_alive
 from lightning_core.execution.pickling import Packed
 from lightning_core.execution.spawning import LogSettings
@@ -58,17 +58,9 @@ def enter(assignment: Assignment, pipe: Connection) -> None:
         assignment: What to do.
         pipe: Commands come in, news go out; its end is the end of the parent.
     """
-    # Ctrl+C reaches every process of the terminal; the parent decides what it means. Not SIG_IGN, which the programs
-    # that an agent starts would inherit.
-    signal.signal(signal.SIGINT, _leave_it_to_the_parent)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    leave_interrupts_to_parent()
     assignment.log.apply()
     sys.exit(_Child(assignment, pipe).run())
-
-
-def _leave_it_to_the_parent(number: int, frame: object) -> None:
-    pass
 
 
 class _Child:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from lightning_core.errors import ExecutionError
+from lightning_core.execution.interrupts import interrupts_counted
 from lightning_core.execution.worker import Worker
 from lightning_core.runner.ending import describe
 
@@ -60,7 +58,7 @@ class Crew:
             KeyboardInterrupt: After Ctrl+C, once all have stopped.
             ExecutionError: If no worker ended as it should. An error of the algorithm is raised as it is.
         """
-        with self._counted_interrupts():
+        with interrupts_counted(self._press):
             try:
                 for worker in workers:
                     worker.start()
@@ -75,20 +73,7 @@ class Crew:
             raise KeyboardInterrupt
         self._raise_errors()
 
-    @contextmanager
-    def _counted_interrupts(self) -> Generator[None]:
-        """Count how often Ctrl+C is pressed: an exception could come at any place, also amid the steps of the end."""
-        here = threading.current_thread() is threading.main_thread()
-        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _press(self, number: int, frame: object) -> None:
+    def _press(self) -> None:
         self._presses += 1
         self.wake()
 

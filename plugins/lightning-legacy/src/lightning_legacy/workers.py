@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from lightning_core.errors import ExecutionError
 from lightning_core.execution.event import StopEvent
+from lightning_core.execution.interrupts import interrupts_held_back
 from lightning_core.execution.orphans import note_end, note_start, start_mark
 from lightning_core.execution.pickling import pack
-from lightning_core.execution.spawning import LogSettings, interrupts_held_back, script_left_alone
+from lightning_core.execution.spawning import LogSettings, script_left_alone
 from lightning_core.execution.worker import Worker
 from lightning_core.litagent import LitAgent
 

@@ -8,7 +8,6 @@ import faulthandler
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Literal, cast
 
 from lightning_core.execution.event import StopEvent
 from lightning_core.execution.garbage import rare_collections
+from lightning_core.execution.interrupts import leave_interrupts_to_parent
 from lightning_core.execution.orphans import is_alive
 from lightning_core.execution.pickling import Packed, pickle_value
 from lightning_core.execution.spawning import LogSettings
@@ -76,11 +76,7 @@ def enter(
         errors: Where the standard error stream goes.
         inherited: The ends of other pipes, which a forked process has and should not.
     """
-    # Ctrl+C reaches every process of the terminal; the parent decides what it means. Not SIG_IGN, which the programs
-    # that an agent starts would inherit.
-    signal.signal(signal.SIGINT, _leave_it_to_the_parent)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    leave_interrupts_to_parent()
     for connection in inherited:
         connection.close()
     if assignment.port is not None and not isinstance(assignment.work, Packed):
@@ -93,10 +89,6 @@ def enter(
     os.environ.update(assignment.environment)
     assignment.log.apply()
     sys.exit(_Child(assignment, pipe).run())
-
-
-def _leave_it_to_the_parent(number: int, frame: object) -> None:
-    pass
 
 
 class _Child:

@@ -20,8 +20,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias
 
+from lightning_core.execution.interrupts import interrupts_held_back
 from lightning_core.execution.orphans import note_end, note_start
-from lightning_core.execution.spawning import interrupts_held_back, script_left_alone
+from lightning_core.execution.spawning import script_left_alone
 
 from .child import Assignment, enter
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lightning_core.errors import ExecutionError
+from lightning_core.execution.interrupts import interrupts_counted
 
 from .parts import Part, ProcessPart
 from .processes import Child, News
@@ -82,7 +80,7 @@ class Supervisor:
             BaseException: What the algorithm raised.
         """
         begun: list[Part] = []
-        with self._counting_presses():
+        with interrupts_counted(self._press):
             try:
                 for part in self.parts:
                     begun.append(part)
@@ -94,21 +92,7 @@ class Supervisor:
             raise KeyboardInterrupt
         self._raise_errors()
 
-    @contextmanager
-    def _counting_presses(self) -> Generator[None]:
-        """Have Ctrl+C counted, rather than raise wherever this thread happens to be."""
-        here = threading.current_thread() is threading.main_thread()
-        # One that the program has set itself does what it is there for.
-        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _press(self, number: int, frame: object) -> None:
+    def _press(self) -> None:
         self._presses += 1
         self.wake()
 
