@@ -118,6 +118,9 @@ def settled(value: Any, annotation: Any = Any) -> Any:
 def _fits(adapter: TypeAdapter[Any], value: Any, *, strict: bool = False) -> bool:
     try:
         adapter.validate_python(value, strict=strict or None)
+    except PydanticUserError:
+        # Of the type, not of the value; depending on the version it is one of those below.
+        raise
     except (ValidationError, ValueError, TypeError):
         return False
     return True
