@@ -6,6 +6,7 @@ import socket
 from typing import Final
 
 from lightning_core.errors import ConfigurationError
+from lightning_core.serving import bind
 
 from .errors import LegacyServerError
 
@@ -36,21 +37,6 @@ def listen(host: str, port: int) -> socket.socket:
         LegacyServerError: If it cannot be had.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        return bind(host, port)
     except OSError as error:
-        raise LegacyServerError(f"there is no interface {host!r} to listen on: {error}") from error
-    try:
-        # Takes over a port whose last server has ended, and never that of one which lives.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise LegacyServerError(
-            f"port {port} of {host} cannot be had ({error.strerror or error}): another server may be running there; "
-            "stop it, or choose another port, or 0 for a free one"
-        ) from error
-    listener.setblocking(False)
-    return listener
+        raise LegacyServerError(str(error)) from error
